@@ -1,0 +1,107 @@
+"""The one bridge between the two forms: episodes (records) to a batch (columns)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from temper.carrier import Batch, Structure
+from temper.columns import (
+    ALLOWED,
+    AUTHOR,
+    FINISH,
+    INFO,
+    LOGP,
+    OUTCOME,
+    REQUEST,
+    REWARD,
+    ROLE,
+    SPLIT,
+    SUPPORT,
+    TASK,
+    TEMPERATURE,
+    TURN_TEXT,
+    VERSION,
+)  # fmt: skip
+from temper.episode import ENV, Episode, Trajectory, Turn
+
+
+def to_batch(episodes: list[Episode]) -> Batch:
+    """Episodes of one request share identical ENV turns (a prompt is stored once); groups are request x role."""
+    return _Builder().add(episodes).batch()
+
+
+class _Builder:
+    """Collects episodes into tables; identical ENV turns under one parent and request become one row."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.parents: list[int] = []
+        self.trajectories: list[Trajectory] = []
+        self.pairs: list[tuple[int, int]] = []
+        self.owner: list[int] = []
+        self.group_row: dict[tuple[str, str], int] = {}
+        self.first: list[Episode] = []  # of each group: what its TASK, REQUEST and SPLIT are read from
+        self.shared: dict[Any, int] = {}
+
+    def add(self, episodes: list[Episode]) -> _Builder:
+        for e in episodes:
+            rows: list[int] = []
+            for t in e.turns:
+                parent = rows[t.parent] if t.parent >= 0 else -1
+                rows.append(self._turn(t, parent, e.request))
+            for j in e.trajectories:
+                self.owner.append(self.group_row.setdefault((e.request, j.role), len(self.group_row)))
+                if len(self.first) < len(self.group_row):
+                    self.first.append(e)
+                self.pairs += [(rows[u], len(self.trajectories)) for u in j.turns]
+                self.trajectories.append(j)
+        return self
+
+    def _turn(self, t: Turn, parent: int, request: str) -> int:
+        key = (request, parent, t.ids)
+        if t.author == ENV and key in self.shared:
+            return self.shared[key]
+        self.turns.append(t)
+        self.parents.append(parent)
+        if t.author == ENV:
+            self.shared[key] = len(self.turns) - 1
+        return len(self.turns) - 1
+
+    def batch(self) -> Batch:
+        lengths = torch.tensor([len(t.ids) for t in self.turns], dtype=torch.int64)
+        structure = Structure(
+            ids=torch.tensor([i for t in self.turns for i in t.ids], dtype=torch.int64),
+            start=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+            parent=torch.tensor(self.parents, dtype=torch.int64),
+            sampled=torch.tensor([t.author != ENV for t in self.turns], dtype=torch.bool),
+            member=torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
+            group=torch.tensor(self.owner, dtype=torch.int64),
+            groups=len(self.first),
+        )
+        turn = {
+            AUTHOR: [t.author for t in self.turns],
+            FINISH: [t.finish for t in self.turns],
+            VERSION: torch.tensor([t.version for t in self.turns], dtype=torch.int64),
+            TEMPERATURE: torch.tensor([t.temperature for t in self.turns]),
+            TURN_TEXT: [t.text for t in self.turns],
+            SUPPORT: [t.support for t in self.turns],
+            ALLOWED: [t.allowed for t in self.turns],
+        }
+        j = self.trajectories
+        trajectory = {ROLE: [t.role for t in j], OUTCOME: [t.outcome for t in j], INFO: [t.info for t in j]}
+        e = self.first
+        group = {TASK: [x.task for x in e], REQUEST: [x.request for x in e], SPLIT: [x.split for x in e]}
+        batch = Batch(structure)
+        for column, values in {**turn, **trajectory, **group}.items():
+            batch = batch.put(column, values)
+        if any(t.logp is not None for t in self.turns):
+            taken = [t for t in self.turns if t.author != ENV]
+            logp = [v for t in taken for v in (t.logp if t.logp is not None else [torch.nan] * len(t.ids))]
+            batch = batch.put(LOGP.of("behaviour"), torch.tensor(logp))
+        if any(t.reward is not None for t in j):
+            batch = batch.put(REWARD, torch.tensor([torch.nan if t.reward is None else t.reward for t in j]))
+        for name in dict.fromkeys(n for t in j for n in t.rewards):
+            batch = batch.put(REWARD.of(name), torch.tensor([float(t.rewards.get(name, torch.nan)) for t in j]))
+        return batch
