@@ -67,7 +67,7 @@ class Batch:
     # reading and writing -------------------------------------------------------------------------------------------
 
     def __getitem__(self, column: Column) -> Any:
-        """Values of `column`: a tensor [rows, …], or a list for dtype anything. KeyError names what has been written."""
+        """A tensor [rows, …], or a list for dtype anything. KeyError names what has been written."""
         if self._trace is not None:
             self._trace.add(("read", column.name))
         if column.name not in self._columns:
@@ -175,7 +175,7 @@ class Batch:
     # rows in, rows out ---------------------------------------------------------------------------------------------
 
     def select(self, keep: Tensor, level: Level = TRAJECTORY) -> Batch:
-        """The trajectories (or whole groups) where `keep` [rows] is true, with their turns and what these had in context."""
+        """The trajectories (or groups) where `keep` [rows] is true, with their turns and what these had in context."""
         keep = keep if level == TRAJECTORY else keep[self.structure.group]
         s = self.structure
         pairs = keep[s.member[1]]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.carrier import Batch
-from temper.columns import GROUP, TOKEN, TRAJECTORY, Column, Level, boolean, floating
+from temper.columns import GROUP, ROLE, TOKEN, TRAJECTORY, Column, Level, floating
 
 Per = Callable[[Batch, Tensor], Tensor]
 Coefficient = float | Callable[[int], float]
@@ -111,8 +111,8 @@ class Term:
         keep = torch.ones(b.size(self.level), dtype=torch.bool)
         for column in self.reads:
             values = b[column]
-            if column == self.where or (column.dtype == boolean and column.level == self.level):
-                keep = keep & values if column == self.where else keep
+            if column == self.where:
+                keep = keep & values
             elif column.dtype == floating and column.level == self.level:
                 keep = keep & ~(values.isnan().flatten(1).any(1) if values.dim() > 1 else values.isnan())
         return keep.to(torch.float32)
@@ -164,8 +164,6 @@ class Update:
         return list(dict.fromkeys(owned))
 
     def rows(self, b: Batch) -> Batch:
-        from temper.columns import ROLE
-
         if self.roles is None:
             return b
         return b.select(torch.tensor([r in self.roles for r in b[ROLE]], dtype=torch.bool))
