@@ -1,0 +1,1 @@
+"""The page's own template, style and script."""
