@@ -181,9 +181,11 @@ class Batch:
         pairs = keep[s.member[1]]
         turns = torch.zeros(s.size(TURN), dtype=torch.bool)
         turns[s.member[0][pairs]] = True
-        for turn in range(s.size(TURN) - 1, -1, -1):  # parents come before their children
-            if turns[turn] and s.parent[turn] >= 0:
-                turns[s.parent[turn]] = True
+        new = turns
+        while bool(new.any()):  # what they had in context, one generation of parents at a time
+            parents = s.parent[new]
+            new = torch.zeros_like(turns).index_fill(0, parents[parents >= 0], True) & ~turns
+            turns = turns | new
         groups = torch.zeros(s.groups, dtype=torch.bool)
         groups[s.group[keep]] = True
         kept = (turns[s.token_turn], turns, keep, groups)

@@ -1,0 +1,124 @@
+"""What a backend offers: a Sampler that continues ids, and a Learner that trains on batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from temper.carrier import Batch
+from temper.columns import Column
+from temper.episode import Completion
+from temper.objective import Term
+
+Weights = Mapping[str, Tensor]
+Source = Column | Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one continuation is sampled.
+
+    max_tokens   at most this many new tokens (the context may end earlier)
+    temperature  divides the logits; 0 = greedy
+    top_p, top_k truncate the distribution (1.0 and 0 = off); log-probs are those of what is left
+    stop         strings that end it when they appear in its text (kept in the ids)
+    stop_ids     token ids that end it, beside the model's own end tokens (kept in the ids)
+    allowed      the only token ids that may be sampled (None: all)
+    seed         of its random stream; the same seed and weights give the same tokens
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    allowed: tuple[int, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for ok, why in (
+            (self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"),
+            (self.temperature >= 0, f"temperature must not be negative, got {self.temperature}"),
+            (0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}"),
+            (self.top_k >= 0, f"top_k must not be negative, got {self.top_k}"),
+            (self.allowed is None or len(self.allowed) > 0, "allowed must name at least one token id"),
+        ):
+            if not ok:
+                raise ValueError(why)
+
+
+@dataclass(frozen=True)
+class Ack:
+    """A sampler's answer to a push of weights: which version it now serves, and what they look like."""
+
+    version: int
+    fingerprint: str
+
+
+class Sampler(Protocol):
+    async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
+        """Continue `ids`. Raises ValueError when they leave no room in the context."""
+        ...
+
+    async def load(self, weights: Weights, version: int) -> Ack:
+        """Serve these weights from now on."""
+        ...
+
+
+class Learner(Protocol):
+    def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
+        """One optimiser step on the whole of `batch`."""
+        ...
+
+    def read(self, batch: Batch, columns: Mapping[Column, Source]) -> Batch:
+        """Write columns from a forward pass without gradient: from a live column, or from a function of the batch."""
+        ...
+
+    def weights(self) -> Weights: ...
+
+    def load(self, weights: Weights) -> None: ...
+
+    def save(self, folder: Path) -> None:
+        """`model/` in Hugging Face layout and the training state beside it."""
+        ...
+
+    def restore(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """`lr` is a number or a function of the optimiser step (0, 1, …); `clip` bounds the global gradient norm (0: off)."""
+
+    lr: float | Callable[[int], float] = 1e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        return self.lr(step) if callable(self.lr) else self.lr
+
+
+@dataclass(frozen=True)
+class Lora:
+    """PEFT's low-rank adapters, on every linear layer of the decoder unless `targets` names some."""
+
+    rank: int = 16
+    alpha: int = 32
+    targets: str | tuple[str, ...] = "all-linear"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """16 hex digits over every tensor's name, sum and sum of squares (float64): equal weights, equal fingerprint."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in weights:
+        x = tensor.detach().double()
+        digest.update(f"{name} {x.sum().item()!r} {(x * x).sum().item()!r};".encode())
+    return digest.hexdigest()

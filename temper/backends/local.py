@@ -1,0 +1,241 @@
+"""The local learner: one process, one device, micro-batches of whole trajectories under a token budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from temper.backends.base import AdamW, Source, Weights
+from temper.carrier import Batch
+from temper.columns import ENTROPY, GROUP, HIDDEN, LOGP, TOKEN, TRAJECTORY, Column, Level, floating, integer
+from temper.models import layout, load
+from temper.objective import Term
+
+ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
+
+
+class LocalLearner:
+    """Trains `module` in place.
+
+    token_budget  padded tokens in one micro-batch (a trajectory or group longer than that still goes alone)
+    autocast      compute dtype of the forward pass where it differs from the weights' (None: the weights')
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        optimizer: AdamW,
+        modules: list[nn.Module] | None = None,
+        *,
+        tokenizer: Any = None,
+        token_budget: int = 16384,
+        autocast: torch.dtype | None = None,
+    ):
+        self.module, self.spec, self.tokenizer = module, optimizer, tokenizer
+        self.token_budget, self.autocast = token_budget, autocast
+        self.head = layout.head_of(module)
+        self.widest = layout.SHARED_WIDTH if layout.can_share(module) else 0
+        self.own = nn.ModuleList(modules or [])
+        self.trained = [p for p in module.parameters() if p.requires_grad] + list(self.own.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=optimizer.rate(0),
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+        )
+        self.step = 0
+
+    # training ------------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
+        """One optimiser step. Every term's weights are computed on the whole of `batch` before it is cut up."""
+        weights = {t.name: t.weights(batch) for t in terms}
+        levels = {t.name: Column(f"weight:{t.name}", t.level, floating) for t in terms}
+        for t in terms:
+            batch = batch.put(levels[t.name], weights[t.name])
+        together = GROUP if any(t.level == GROUP for t in terms) else TRAJECTORY
+        totals: dict[str, float] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in cut(batch, self.token_budget, together, self.widest):
+            live = self._live(part)
+            loss: Tensor = torch.zeros(())
+            for t in terms:
+                w = part[levels[t.name]]
+                values, metrics = t.values(live)
+                kept = torch.where(w > 0, values, torch.zeros_like(values))
+                loss = loss + t.coefficient(self.step) * (w.to(kept.dtype) * kept).sum()
+                _add(totals, f"loss/{t.name}", w, values)
+                for name, rows in metrics.items():
+                    _add(totals, name, w / weights[t.name].sum().clamp(min=1e-12), rows)
+            _diagnose(totals, live, batch.size(TOKEN))
+            if loss.requires_grad:
+                loss.backward()
+        totals["loss"] = sum(t.coefficient(self.step) * totals.get(f"loss/{t.name}", 0.0) for t in terms)
+        return {**totals, **self._optimise()}
+
+    def _optimise(self) -> dict[str, float]:
+        rate = self.spec.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.clip or torch.inf)
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+        self.step += 1
+        return {"grad_norm": float(norm), "learning_rate": rate}
+
+    # reading -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def read(self, batch: Batch, columns: Mapping[Column, Source]) -> Batch:
+        """`batch` with each target column written from its source: a live column, or a function of the live batch."""
+        rows = batch.put(ROW, torch.arange(batch.size(TOKEN)))
+        out: dict[Column, Tensor] = {}
+        for part in cut(rows, self.token_budget, TRAJECTORY, self.widest):
+            live = self._live(part)
+            for target, source in columns.items():
+                values = (live[source] if isinstance(source, Column) else source(live)).detach().cpu()
+                if target not in out:
+                    out[target] = torch.full((batch.size(TOKEN), *values.shape[1:]), torch.nan, dtype=values.dtype)
+                out[target][part[ROW]] = values
+        for target in columns:
+            batch = batch.put(target, out.get(target, torch.zeros(0)))
+        return batch
+
+    def _live(self, part: Batch) -> Batch:
+        """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is."""
+        with self._autocast():
+            hidden = layout.forward(self.module, layout.rectangle(part, self.widest), self.head)
+            logp, entropy = layout.score(part, hidden, self.head)
+        part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
+        return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(next(self.module.parameters()).device.type, self.autocast)
+
+    # weights and state ---------------------------------------------------------------------------------------------
+
+    def weights(self) -> Weights:
+        """The trained weights by name (adapters only under LoRA), without a copy."""
+        return {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load(self, weights: Weights) -> None:
+        """Copy `weights` in; KeyError names one that the model does not have."""
+        mine = dict(self.module.named_parameters())
+        for name, value in weights.items():
+            mine[name].copy_(value)
+
+    def save(self, folder: Path) -> None:
+        load.save_model(self.module, self.tokenizer, folder / "model")
+        state = {
+            "weights": {n: p.detach().cpu().clone() for n, p in self.module.named_parameters() if p.requires_grad},
+            "optimizer": self.optimizer.state_dict(),
+            "own": self.own.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, folder / "training.pt")
+
+    def restore(self, folder: Path) -> None:
+        state = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")
+        self.load(state["weights"])
+        self.own.load_state_dict(state["own"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def cut(b: Batch, token_budget: int, together: Level, widest: int = 0) -> Iterator[Batch]:
+    """Micro-batches of whole units, sorted by length, each at most `token_budget` padded tokens.
+
+    A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; where rows pack up to
+    `widest` tokens it is those that share any turn, as long as they fit the budget.
+    """
+    unit = b.structure.group if together == GROUP else _linked(b, sampled_only=True)
+    if widest and together != GROUP:
+        tokens = _tokens(b, wide := _linked(b, sampled_only=False))
+        fits = torch.tensor(tokens)[wide] <= token_budget
+        unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
+    tokens, longest = _tokens(b, unit), _longest(b, unit)
+    width_of = [max(n, min(t, widest)) for n, t in zip(longest, tokens)]
+    taken: list[int] = []
+    rows = width = 0
+    for u in sorted(range(len(tokens)), key=lambda u: (width_of[u], u)):
+        need = -(-tokens[u] // width_of[u])
+        if taken and (rows + need) * max(width, width_of[u]) > token_budget:
+            yield _pick(b, unit, taken)
+            taken, rows, width = [], 0, 0
+        taken.append(u)
+        rows, width = rows + need, max(width, width_of[u])
+    if taken:
+        yield b if len(taken) == len(tokens) else _pick(b, unit, taken)
+
+
+def _pick(b: Batch, unit: Tensor, taken: list[int]) -> Batch:
+    keep = torch.zeros(int(unit.max()) + 1, dtype=torch.bool)
+    keep[taken] = True
+    return b.select(keep[unit])
+
+
+def _number(keys: list[int]) -> Tensor:
+    number = {k: n for n, k in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([number[k] for k in keys], dtype=torch.int64)
+
+
+def _linked(b: Batch, sampled_only: bool) -> Tensor:
+    """[trajectories] number of the set of trajectories that each is linked to by shared (sampled) turns."""
+    turn, owner = b.structure.member
+    if sampled_only:
+        keep = b.structure.sampled[turn]
+        turn, owner = turn[keep], owner[keep]
+    leader = list(range(b.size(TRAJECTORY)))
+
+    def root(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
+        return i
+
+    first: dict[int, int] = {}
+    for u, j in zip(turn.tolist(), owner.tolist()):
+        leader[root(j)] = root(first.setdefault(u, j))
+    return _number([root(i) for i in range(len(leader))])
+
+
+def _tokens(b: Batch, unit: Tensor) -> list[int]:
+    """Per unit, the tokens of its turns, each turn counted once."""
+    turn, owner = b.structure.member
+    pairs = torch.unique(torch.stack([unit[owner], turn]), dim=1)
+    total = torch.zeros(int(unit.max()) + 1, dtype=torch.int64)
+    return total.index_add(0, pairs[0], b.structure.start.diff()[pairs[1]]).clamp(min=1).tolist()
+
+
+def _longest(b: Batch, unit: Tensor) -> list[int]:
+    """Per unit, the longest context of its turns in tokens."""
+    depth = b.structure.start.diff().tolist()
+    for turn, parent in enumerate(b.structure.parent.tolist()):
+        depth[turn] += depth[parent] if parent >= 0 else 0
+    turn, owner = b.structure.member
+    out = torch.ones(int(unit.max()) + 1, dtype=torch.int64)
+    return out.scatter_reduce(0, unit[owner], torch.tensor(depth)[turn], "amax").tolist()
+
+
+def _add(totals: dict[str, float], name: str, weights: Tensor, values: Tensor) -> None:
+    kept = torch.where(weights > 0, values.detach(), torch.zeros_like(values))
+    totals[name] = totals.get(name, 0.0) + float((weights.to(kept.dtype) * kept).sum())
+
+
+def _diagnose(totals: dict[str, float], live: Batch, tokens: int) -> None:
+    """Entropy, and how far the policy is from the sampler's log-probs (k3 estimate, nats a token)."""
+    totals["entropy"] = totals.get("entropy", 0.0) + float(live[ENTROPY].detach().sum()) / tokens
+    behaviour = LOGP.of("behaviour")
+    if behaviour in live:
+        d = (live[LOGP].detach() - live[behaviour]).nan_to_num(nan=0.0).clamp(-20, 20)
+        k3 = torch.exp(d) - d - 1
+        totals["policy_kl"] = totals.get("policy_kl", 0.0) + float(k3.sum()) / tokens

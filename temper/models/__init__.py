@@ -1,0 +1,1 @@
+"""Everything that knows what a model is: loading, layout of contexts, scoring."""

@@ -1,0 +1,69 @@
+"""The attention function of both sampler and learner on the CPU: PyTorch's, but one query reads grouped keys once.
+
+transformers repeats the keys of grouped-query models whenever there is a mask; decoding is bound by reading keys, so
+that costs a factor of the group's size. Registered under the name "temper"; other devices keep their own kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "temper"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """query [rows, heads, n, width]; key, value [rows, kv heads, m, width] -> [rows, n, heads, width]."""
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., : key.shape[2]]
+    if query.shape[2] == 1:
+        out = _one_query(query, key, value, attention_mask, scaling)
+    else:
+        causal = attention_mask is None and (is_causal if is_causal is not None else getattr(module, "is_causal", True))
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, is_causal=bool(causal), scale=scaling, enable_gqa=True
+        )
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    rows, heads, _, width = query.shape
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+    logits = torch.matmul(grouped * (width**-0.5 if scaling is None else scaling), key.transpose(2, 3))
+    if mask is not None:  # [rows, 1, 1, m]: true (or 0) where the query may look
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    out = torch.matmul(
+        torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(value.dtype), value
+    )
+    return out.reshape(rows, heads, 1, value.shape[3])
+
+
+def register() -> str:
+    """Make transformers know the function; returns its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
+
+
+def fits(module: Any) -> bool:
+    """Only models whose attention is the standard one: sdpa in use, no soft-capped scores, no attention sinks."""
+    config = module.config.get_text_config()
+    special = ("attn_logit_softcapping", "attention_sink", "sinks")
+    return getattr(config, "_attn_implementation", None) == "sdpa" and not any(
+        getattr(config, s, None) for s in special
+    )
