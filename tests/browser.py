@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    *("--no-first-run", "--disable-quic", "--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--remote-debugging-pipe"),
+]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -119,7 +120,8 @@ class Browser:
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Open a file at this viewport and colour scheme, and wait until it is drawn."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.requests.clear()
@@ -152,7 +154,10 @@ class Browser:
         """Left, top, width and height of an element, scrolled into view."""
         find = f"document.querySelector({json.dumps(selector)})"
         self.js(f"{find}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        return tuple(self.js(f"(() => {{ const b = {find}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; }})()"))
+        x, y, width, height = self.js(
+            f"(({{x, y, width, height}}) => [x, y, width, height])({find}.getBoundingClientRect())"
+        )
+        return x, y, width, height
 
     def mouse(self, x: float, y: float, click: bool = False) -> None:
         """Move the pointer, and click if asked."""

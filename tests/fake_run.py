@@ -13,7 +13,23 @@ from pathlib import Path
 from typing import Any
 
 TASKS = {"chain_sum": True, "gcd": True, "letter_counting": True, "simple_equations": True, "number_sorting": False}
-WORDS = "first add the two numbers then carry so we get total of and check again by hand which gives exactly".split()
+WORDS = [
+    "first",
+    "add",
+    "the",
+    "two",
+    "numbers",
+    "then",
+    "carry",
+    "so",
+    "we",
+    "get",
+    "total",
+    "of",
+    "and",
+    "check",
+    "which",
+]
 
 
 def write_fake_run(folder: Path, steps: int = 300, groups: int = 32, attempts: int = 16, snapshots: int = 8) -> Path:
@@ -72,7 +88,7 @@ def run_record(groups: int, attempts: int, steps: int) -> dict[str, Any]:
                 }
             ],
         },
-        "units": {"groups per step": groups, "attempts per group": attempts, "trajectories per step": groups * attempts},
+        "units": {"groups per step": groups, "attempts per group": attempts, "per step": groups * attempts},
     }
 
 
@@ -170,15 +186,16 @@ def chat(rng: random.Random, step: int, k: int, attempts: int, skill: float) -> 
         credit = (good - mean) / std if outcome == "ok" else None
         turns.append(turn(rng, 0, "solver", text, credit or 0.0, finish="length" if cut else "stop"))
         reward = None if outcome == "timeout" else float(good)
-        trajectories.append(judged([0, i + 1], "solver", reward, credit, outcome, {"accuracy": reward, "format": 1.0}))
+        parts = {"accuracy": reward, "format": 1.0}
+        trajectories.append(judged([0, i + 1], "solver", reward, credit, outcome, rewards=parts))
     split = "eval" if k % 4 == 3 else "train"
-    task = {"id": f"{source}-{k}", "source": source, "prompt": [{"role": "user", "content": prompt}], "answer": str(right)}
-    return {"step": step, "split": split, "task": task | {"difficulty": 3}, "turns": turns, "trajectories": trajectories}
+    messages = [{"role": "user", "content": prompt}]
+    task = {"id": f"{source}-{k}", "source": source, "prompt": messages, "answer": str(right), "difficulty": 3}
+    return {"step": step, "split": split, "task": task, "turns": turns, "trajectories": trajectories}
 
 
-def judged(turns: list[int], role: str, reward: Any, credit: Any, outcome: str = "ok", rewards: Any = None) -> dict[str, Any]:
-    own = {} if rewards is None else {"rewards": rewards}
-    return {"turns": turns, "role": role, "reward": reward, "outcome": outcome, "advantage": credit} | own
+def judged(turns: list[int], role: str, reward: Any, credit: Any, outcome: str = "ok", **more: Any) -> dict[str, Any]:
+    return {"turns": turns, "role": role, "reward": reward, "outcome": outcome, "advantage": credit} | more
 
 
 def tree(rng: random.Random, step: int) -> dict[str, Any]:
@@ -191,7 +208,8 @@ def tree(rng: random.Random, step: int) -> dict[str, Any]:
         for j in range(3):
             leaf = len(turns)
             good = float((i + j) % 3 == 0)
-            turns.append(turn(rng, half, "solver", f"so we try {rng.choice(WORDS)} and get <answer> {24 if good else 20 + j} </answer>", good - 0.3))
+            text = f"so we try {rng.choice(WORDS)} and get <answer> {24 if good else 20 + j} </answer>"
+            turns.append(turn(rng, half, "solver", text, good - 0.3))
             trajectories.append(judged([0, half, leaf], "solver", good, good - 0.33))
     task = {"id": "tree-1", "source": "countdown", "prompt": "Make 24 from 4, 7, 8 and 8.", "answer": None}
     return {"step": step, "split": "train", "task": task, "turns": turns, "trajectories": trajectories}
@@ -205,13 +223,15 @@ def game(rng: random.Random, step: int) -> dict[str, Any]:
         chains: dict[str, list[int]] = {"player-1": [], "player-2": []}
         for move in range(3):
             for role, chain in chains.items():
-                said = f"You are {role}. Piles are 3, 4 and 5. Move {move}." if not chain else "The other took two. Your move."
+                said = "The other took two. Your move." if chain else f"You are {role}. Piles are 3, 4 and 5."
                 turns.append(turn(rng, chain[-1] if chain else -1, "env", said))
-                turns.append(turn(rng, len(turns) - 1, role, f"I take {rng.randint(1, 3)} from pile {rng.randint(1, 3)}", rng.choice([-0.7, 0.7])))
+                text = f"I take {rng.randint(1, 3)} from pile {move + 1}"
+                turns.append(turn(rng, len(turns) - 1, role, text, rng.choice([-0.7, 0.7])))
                 chain += [len(turns) - 2, len(turns) - 1]
         winner = rng.choice(list(chains))
         for role, chain in chains.items():
-            trajectories.append(judged(chain, role, float(role == winner), 0.7 if role == winner else -0.7) | {"episode": episode})
+            won = role == winner
+            trajectories.append(judged(chain, role, float(won), 0.7 if won else -0.7, episode=episode))
     task = {"id": "nim-0", "source": "nim", "prompt": "Nim with piles 3, 4, 5.", "answer": None}
     return {"step": step, "split": "train", "task": task, "turns": turns, "trajectories": trajectories}
 
@@ -224,7 +244,8 @@ def chunked(rng: random.Random, step: int) -> dict[str, Any]:
         first = len(turns)
         turns.append(turn(rng, 0, "solver", reasoning(rng, 20, "?"), 0.5 - 0.3 * i))
         turns.append(turn(rng, -1, "env", "How many r in strawberry raspberry? So far: three in the first word."))
-        turns.append(turn(rng, first + 1, "solver", f"three more, so <answer> {6 if i % 2 else 5} </answer>", 0.5 - 0.3 * i))
+        text = f"three more, so <answer> {6 if i % 2 else 5} </answer>"
+        turns.append(turn(rng, first + 1, "solver", text, 0.5 - 0.3 * i))
         trajectories.append(judged([0, first, first + 1, first + 2], "solver", float(i % 2), 0.5 - 0.3 * i))
     task = {"id": 17, "source": "letter_counting", "prompt": "How many r in strawberry raspberry?", "answer": 6}
     return {"step": step, "split": "train", "task": task, "turns": turns, "trajectories": trajectories}
@@ -240,11 +261,13 @@ def summary(rng: random.Random, steps: int, tokens: int) -> dict[str, Any]:
     good = {"text": reasoning(rng, 30, 42), "reward": 1.1}
     bad = {"text": reasoning(rng, 20, 40)[:-10], "reward": 0.0}
     prompts = ["What is 17 + 38 - 13?", "What is gcd(84, 126)?"]
-    examples = [{"task": {"id": i, "source": list(TASKS)[i], "prompt": p, "answer": "42"}, "before": bad, "after": good} for i, p in enumerate(prompts)]
+    tasks = [{"id": i, "source": list(TASKS)[i], "prompt": p, "answer": "42"} for i, p in enumerate(prompts)]
+    examples = [{"task": task, "before": bad, "after": good} for task in tasks]
+    overall = {"pass@1": 0.3, "interval": [0.262, 0.341], "method": "paired bootstrap, 10000 resamples"}
     return {
         "before": {"pass@1": 0.32, "interval": [0.29, 0.35], "tasks": before},
         "after": {"pass@1": 0.62, "interval": [0.59, 0.65], "tasks": after},
-        "difference": {"pass@1": 0.3, "interval": [0.262, 0.341], "method": "paired bootstrap, 10000 resamples", "tasks": difference},
+        "difference": overall | {"tasks": difference},
         "examples": examples,
         "steps": steps,
         "seconds": 168.4,

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _thin(xs: list[float], ys: list[float], points: int) -> Json:
     """At most `points` points: means over equal runs of neighbours."""
     if len(xs) > points:
         cuts = [i * len(xs) // points for i in range(points + 1)]
-        spans = list(zip(cuts, cuts[1:]))
+        spans = list(pairwise(cuts))
         xs, ys = ([float(f"{sum(v[a:b]) / (b - a):.6g}") for a, b in spans] for v in (xs, ys))
     return {"x": xs, "y": ys}
 
@@ -272,15 +273,23 @@ def _varied(groups: list[Json], keep: int) -> list[Json]:
     """At most `keep` groups, taken in turn from each split and source; in the order of the file."""
     if len(groups) <= keep:
         return groups
-    piles: dict[tuple[str, str], list[int]] = {}
-    for i, group in enumerate(groups):
-        piles.setdefault((group["split"], str(group["task"].get("source"))), []).append(i)
-    chosen: list[int] = []
-    depth = 0
-    while len(chosen) < keep:
-        chosen += [pile[depth] for pile in piles.values() if depth < len(pile)]
-        depth += 1
-    return [groups[i] for i in sorted(chosen[:keep])]
+    order = range(len(groups))
+    splits = [_in_turn(_piles(split, lambda i: str(groups[i]["task"].get("source"))))
+              for split in _piles(order, lambda i: groups[i]["split"])]  # fmt: skip
+    return [groups[i] for i in sorted(_in_turn(splits)[:keep])]
+
+
+def _piles(items: Iterable[int], key: Callable[[int], str]) -> list[list[int]]:
+    """Items with equal keys together, in order of appearance."""
+    piles: dict[str, list[int]] = {}
+    for item in items:
+        piles.setdefault(key(item), []).append(item)
+    return list(piles.values())
+
+
+def _in_turn(piles: list[list[int]]) -> list[int]:
+    """The first of each pile, then the second of each, and so on."""
+    return [item for layer in zip_longest(*piles) for item in layer if item is not None]
 
 
 def _group(group: Json, limits: Limits) -> tuple[Json, int]:
@@ -334,9 +343,9 @@ def _turn(turn: Json, needed: bool, limit: int) -> Json:
     if length > len(shown["tokens"]):
         shown["gap"] = len(shown["tokens"]) // 2
     for key, value in turn.items():
-        if key not in _TURN_FIELDS and isinstance(value, list) and length and len(value) == length:
-            if (column := _column(cut(value))) is not None:
-                shown["columns"][key] = column
+        aligned = key not in _TURN_FIELDS and isinstance(value, list) and 0 < length == len(value)
+        if aligned and (column := _column(cut(value))) is not None:
+            shown["columns"][key] = column
     return shown
 
 
@@ -350,7 +359,7 @@ def _cut(length: int, limit: int) -> Callable[[list[Any]], list[Any]]:
 
 
 def _column(values: list[Any]) -> list[Any] | float | None:
-    """Numbers to four decimals with None for what is not finite; one number when all are the same; None when no data."""
+    """Numbers to four decimals, None where not finite; one number when all are the same; None when there are none."""
     try:
         rounded = [None if v is None or v - v != 0 else round(v, 4) for v in values]
     except TypeError:

@@ -36,7 +36,7 @@ const num = (x, digits = 3) => {
   if (!isNumber(x)) return '–';
   const size = Math.abs(x);
   if (size === 0) return '0';
-  if (size >= 1e15 || size < 1e-4) return minus(x.toExponential(Math.max(0, digits - 1)));
+  if (size >= 1e15 || size < 1e-4) return minus(x.toExponential(Math.max(0, digits - 1)).replace(/\.?0*e\+?/, 'e'));
   if (size >= 1e4) return short(x);
   if (size >= 100) return minus(trim(x.toFixed(size >= 1000 ? 0 : 1)));
   return minus(trim(x.toPrecision(digits)));
@@ -68,6 +68,7 @@ const asText = (value) => {
 };
 const messageText = (prompt) => {
   if (!Array.isArray(prompt)) return prompt === null || prompt === undefined ? '' : asText(prompt);
+  if (prompt.length === 1 && prompt[0]?.content !== undefined) return asText(prompt[0].content);
   return prompt.map((m) => (m && typeof m === 'object' ? `${m.role ?? ''}: ${asText(m.content)}` : asText(m))).join('\n');
 };
 

@@ -1,6 +1,6 @@
 // One line chart: SVG, drawn to its own width, with a cross-hair that all charts share and a legend that is the read-out.
 
-const view = { smooth: 0.6, axis: 'step', hover: null };
+const view = { smooth: 0.8, axis: 'step', hover: null };
 const charts = new Set();
 const redraw = () => charts.forEach((chart) => chart.draw());
 
@@ -57,13 +57,13 @@ const line = (list, x, y) => list.map((p, i) => `${i ? 'L' : 'M'}${x(p[0]).toFix
 
 // series: [{label, points: [[step, value]], color, marks?, faint?}]; band: [[step, low, high]]; stack: draws areas.
 class Chart {
-  constructor({ title, hint, series, band, stack, text = num, bounds, log = false, wide = false }) {
-    Object.assign(this, { title, series, band: band || [], stack, text, bounds, log, wide });
-    this.key = title;
+  constructor({ title, hint, series, band, stack, text = num, bounds, log = false, wide = false, exact = false }) {
+    Object.assign(this, { title, series, band: band || [], stack, text, bounds, log, wide, exact });
     const values = series.flatMap((s) => s.points.map((p) => p[1]));
     const canLog = !stack && values.length > 1 && values.every((v) => v >= 0) && values.some((v) => v > 0);
     this.log = log && canLog;
     this.when = h('span', { class: 'when' });
+    this.head = h('span', {}, h('span', { class: 'title' }, title));
     this.plot = h('div', {
       class: 'plot', tabindex: 0, role: 'img', 'aria-label': this.describe(),
       onpointermove: (e) => this.point(e), onpointerdown: (e) => this.point(e),
@@ -76,11 +76,11 @@ class Chart {
       stack && button('share', (e) => { this.share = !this.share; e.target.setAttribute('aria-pressed', this.share); this.draw(); },
         { 'aria-pressed': 'false', title: 'Show shares of the whole' }),
       button('wide', (e) => { this.wide = !this.wide; this.card.classList.toggle('wide', this.wide);
-        e.target.setAttribute('aria-pressed', this.wide); this.draw(); }, { 'aria-pressed': String(wide), title: 'Full width' }),
+        e.target.setAttribute('aria-pressed', this.wide); this.draw(); }, { 'aria-pressed': String(wide), title: 'Full width', class: 'widen' }),
       button('svg', () => this.save('svg'), { title: 'Save this chart as SVG' }),
       button('png', () => this.save('png'), { title: 'Save this chart as PNG' }));
     this.card = h('figure', { class: `card chart ${wide ? 'wide' : ''}` },
-      h('figcaption', {}, h('span', { class: 'title' }, title), this.when, tools, hint && h('small', {}, hint)), this.plot, this.legend);
+      h('figcaption', {}, h('div', {}, this.head, this.when), h('div', {}, h('small', {}, hint || ''), tools)), this.plot, this.legend);
     this.chips();
     charts.add(this);
     new ResizeObserver(() => this.draw()).observe(this.plot);
@@ -93,6 +93,11 @@ class Chart {
   }
 
   chips() {
+    if (this.series.length === 1 && !this.stack) {
+      this.outputs = [h('b', { class: 'now' })];
+      this.head.append(' ', this.outputs[0]);
+      return;
+    }
     this.outputs = this.series.map((s) => {
       const value = h('b');
       const chip = button('', () => {
@@ -114,7 +119,7 @@ class Chart {
     if (!this.stack) {
       return this.shown().map((s) => {
         const raw = s.points.filter((p) => !this.log || p[1] > 0);
-        const soft = !s.marks && view.smooth > 0 && raw.length > 8;
+        const soft = !s.marks && !this.exact && view.smooth > 0 && raw.length > 8;
         const place = (list) => list.map(([step, v]) => [at(step), v, step]);
         return { s, raw: place(raw), list: soft ? place(smoothed(raw, view.smooth)).map((p, i) => [...p.slice(0, 2), raw[i][0]]) : place(raw), soft };
       });
@@ -156,7 +161,7 @@ class Chart {
     const y = (v) => top + (1 - (f(v) - f(y0)) / (f(y1) - f(y0))) * (height - top - bottom);
     const text = this.share ? percent : this.text;
     const yTicks = this.log ? logTicks(y0, y1) : ticks(y0, y1, 4);
-    const xTicks = ticks(x0, x1, Math.max(2, Math.floor(width / 110)));
+    const xTicks = ticks(x0, x1, Math.max(3, Math.floor(width / 95)));
     const canvas = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' });
     canvas.append(
       ...yTicks.map((t) => svg('g', {}, svg('line', { class: t === 0 ? 'zero' : 'rule', x1: left, x2: width - right, y1: y(t), y2: y(t) }),
@@ -253,10 +258,11 @@ class Chart {
 
 // Neighbouring tick labels get the same number of decimals.
 const tickText = (t, all, text) => {
+  if (text === percent) return minus(`${trim((100 * t).toFixed(2))}%`);
   if (text !== num || Math.abs(t) >= 1e4) return text(t);
   const gap = all.length > 1 ? Math.abs(all[1] - all[0]) : 1, most = Math.max(...all.map(Math.abs));
   if (t === 0) return '0';
-  if (most < 1e-3 || gap < 1e-5) return num(t, 2);
+  if (most < 2e-3 || gap < 1e-5) return minus(t.toExponential(1).replace(/\.?0*e\+?/, 'e'));
   const places = Math.max(0, ...all.map((v) => (trim(v.toFixed(5)).split('.')[1] || '').length));
   return minus(t.toFixed(Math.min(places, 5)));
 };

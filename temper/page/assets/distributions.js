@@ -11,7 +11,7 @@ class HeatMap {
     const tools = h('span', { class: 'tools' }, ['svg', 'png'].map((kind) =>
       button(kind, () => saveChart(this.plot.querySelector('svg'), this.title, [], kind), { title: `Save as ${kind.toUpperCase()}` })));
     this.card = h('figure', { class: 'card chart heat' },
-      h('figcaption', {}, h('span', { class: 'title' }, this.title), this.when, tools, h('small', {}, this.hint)), this.plot);
+      h('figcaption', {}, h('div', {}, h('span', { class: 'title' }, this.title), this.when), h('div', {}, h('small', {}, this.hint), tools)), this.plot);
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }
 
@@ -28,8 +28,8 @@ class HeatMap {
     const shares = this.items.map((item) => { const sum = item.counts.reduce((a, b) => a + b, 0) || 1; return item.counts.map((c) => c / sum); });
     const most = Math.max(...shares.flat(), 1e-9), now = this.items.indexOf(this.at(step));
     const canvas = svg('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': this.words(now) });
-    this.items.forEach((item, i) => shares[i].forEach((share, k) => share > 0 && canvas.append(svg('rect', { class: 'shade', x: x(i), width: band + 0.4,
-      y: y(item.edges[k + 1]), height: Math.max(1, y(item.edges[k]) - y(item.edges[k + 1]) + 0.4), 'fill-opacity': (0.06 + 0.94 * (share / most) ** 0.55).toFixed(3) }))));
+    this.items.forEach((item, i) => shares[i].forEach((share, k) => share > 0 && canvas.append(svg('rect', { class: 'shade', x: x(i).toFixed(2), width: band.toFixed(2),
+      y: y(item.edges[k + 1]), height: Math.max(1, y(item.edges[k]) - y(item.edges[k + 1])), 'fill-opacity': (0.06 + 0.94 * (share / most) ** 0.55).toFixed(3) }))));
     const scale = ticks(lo, hi, 4);
     canvas.append(...scale.map((t) => svg('text', { x: left - 7, y: y(t) + 3.5, 'text-anchor': 'end' }, tickText(t, scale, num))));
     const every = Math.max(1, Math.ceil(this.items.length / Math.max(2, Math.floor((right - left) / 70))));
@@ -38,8 +38,8 @@ class HeatMap {
     const bars = (i, kind) => shares[i].map((share, k) => svg('rect', { class: kind, x: right + 12, width: (share / most) * (side - 8),
       y: y(this.items[i].edges[k + 1]) + 0.5, height: Math.max(1, y(this.items[i].edges[k]) - y(this.items[i].edges[k + 1]) - 1) }));
     canvas.append(...bars(now, 'bar'), ...(now ? bars(0, 'ghost') : []));
-    canvas.append(svg('text', { x: right + 12, y: height - 5 }, now ? 'outline: first step' : 'first step'));
-    this.when.textContent = `step ${this.items[now].step}, mean ${num(this.mean(now))}`;
+    canvas.append(svg('text', { x: right + 12, y: height - 5 }, now ? 'dashed: first' : 'first step'));
+    this.when.textContent = `step ${this.items[now].step}, mean about ${num(this.mean(now))}`;
     this.frame = [left, band];
     this.plot.replaceChildren(canvas);
   }
@@ -57,8 +57,9 @@ class HeatMap {
   }
 }
 
+const rank = (key) => (Object.keys(NAMES).indexOf(key) + 1 || 99);
 const distributions = () => {
-  const keys = Object.keys(data.histograms).sort((a, b) => Object.keys(NAMES).indexOf(b) - Object.keys(NAMES).indexOf(a));
+  const keys = Object.keys(data.histograms).sort((a, b) => rank(a) - rank(b));
   if (!keys.length) return;
   const steps = [...new Set(keys.flatMap((key) => data.histograms[key].map((item) => item.step)))].sort((a, b) => a - b);
   const output = h('output', { for: 'when' });

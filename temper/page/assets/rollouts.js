@@ -5,7 +5,7 @@ const sampledLength = (group, t) => t.turns.reduce((sum, i) => sum + (group.turn
 const sampledText = (group, t) => t.turns.filter((i) => group.turns[i].sampled).map((i) => textOf(group.turns[i])).join('\n');
 const promptOf = (group) => messageText(group.task.prompt) || (group.turns[0] ? textOf(group.turns[0]) : '');
 const squeeze = (text, limit = SHORT) => { const flat = text.replace(/\s+/g, ' ').trim(); return flat.length > limit ? `${flat.slice(0, limit)}…` : flat; };
-const tail = (text, limit = 110) => { const flat = text.replace(/\s+/g, ' ').trim(); return flat.length > limit ? `…${flat.slice(-limit)}` : flat; };
+const tail = (text, limit = 40) => { const flat = text.replace(/\s+/g, ' ').trim(); return flat.length > limit ? `… ${flat.slice(-limit).replace(/^\S{0,12} /, '')}` : flat; };
 const rewardRange = (groups) => {
   const all = groups.flatMap((g) => g.trajectories.map((t) => t.reward)).filter(isNumber);
   return [Math.min(0, ...all), Math.max(1e-9, ...all)];
@@ -124,7 +124,7 @@ class Rollouts {
         h('input', { type: 'search', placeholder: 'Search attempts', 'aria-label': 'Search attempts', oninput: set('text') }),
         ...[this.outcomes.length > 1 && picklist('Outcome', 'all outcomes', this.outcomes, '', set('outcome')),
           this.roles.length > 1 && picklist('Role', 'all roles', this.roles, '', set('role'))].filter(Boolean)),
-      h('div', { class: 'scroll attempts', tabindex: -1 }, h('table', {}, h('thead', {}, this.heads), this.rows)), this.view);
+      h('div', { class: 'scroll attempts', tabindex: -1 }, h('table', { role: 'grid' }, h('thead', {}, this.heads), this.rows)), this.view);
     this.trajectory = null;
     this.drawRows();
     const best = this.ordered().find((t) => isNumber(t.reward)) ?? this.ordered()[0];
@@ -179,11 +179,11 @@ class Rollouts {
     this.heads.replaceChildren(...columns.map(([key, name]) => {
       const active = this.sort[0] === key;
       const flip = () => { this.sort = [key, active ? -this.sort[1] : ['order', 'text', 'role', 'outcome'].includes(key) ? 1 : -1]; this.drawRows(); this.heads.querySelector(`[data-key="${CSS.escape(key)}"] button`)?.focus(); };
-      return h('th', { scope: 'col', class: `col-${key}`, 'data-key': key, 'aria-sort': active ? (this.sort[1] > 0 ? 'ascending' : 'descending') : 'none' }, button(name, flip));
+      return h('th', { scope: 'col', class: `col-${key.replace('/', ' ')}`, 'data-key': key, 'aria-sort': active ? (this.sort[1] > 0 ? 'ascending' : 'descending') : 'none' }, button(name, flip));
     }));
     this.rows.replaceChildren(...rows.map((t) => {
       const row = h('tr', { onclick: () => this.select(t), onkeydown: (e) => { if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); this.select(t); } } },
-        columns.map(([key, , , show]) => h('td', { class: `col-${key}` }, show(t))));
+        columns.map(([key, , , show]) => h('td', { class: `col-${key.replace('/', ' ')}` }, show(t))));
       row.trajectory = t;
       row.open = () => this.select(t);
       return row;
@@ -210,7 +210,7 @@ class Rollouts {
         shares.length > 1 && h('span', {}, shares.map(([k, v]) => `${words(k)} ${num(v)}`).join(', ')),
         isNumber(t.advantage) && h('span', {}, 'advantage ', h('b', {}, signed(t.advantage, num))), this.outcome(t),
         mates.length > 1 && choice('Turns', [['own', 'this role'], ['all', 'whole episode']], whole ? 'all' : 'own', (v) => this.select(t, v === 'all'))),
-      new TokenView(g, turns).element);
+      new TokenView(g, turns, whole).element);
     this.tree.replaceChildren(...(isTree(g) ? [treeView(g, t, (o) => this.select(o))] : []));
   }
 }
@@ -259,7 +259,7 @@ const treeView = (group, chosen, select) => {
     return svg('g', { class: `node ${mine.has(i) ? 'on' : ''} ${turn.sampled ? '' : 'given'}`, style: { '--c': authorHue(group, turn.author) }, onclick: () => owners[0] && select(ends[0] ?? owners[0]) },
       svg('title', {}, `turn ${i}, ${turn.author}, ${plural(turn.length, 'token')}, in ${plural(owners.length, 'attempt')}`),
       svg('rect', { x: x - 22, y: y - 9, width: 44, height: 18, rx: 9 }), svg('text', { x, y: y + 3.5, 'text-anchor': 'middle' }, short(turn.length)),
-      ends.length && svg('text', { class: 'leaf', x: x + 28, y: y + 3.5 }, ends.map((t) => (isNumber(t.reward) ? num(t.reward, 2) : 'none')).join(' ')));
+      ends.length > 0 && svg('text', { class: 'leaf', x: x + 28, y: y + 3.5 }, ends.map((t) => (isNumber(t.reward) ? num(t.reward, 2) : 'none')).join(' ')));
   };
   const all = [...place.keys()];
   picture.append(...all.map(edge).filter(Boolean), ...all.map(node));

@@ -79,7 +79,7 @@ const hero = () => {
     h('h1', {}, run.recipe || data.name, ' ', state),
     h('p', { class: 'facts' }, facts().map((fact) => h('span', {}, fact))),
     headline(), tiles(),
-    notes.length && h('ul', { class: 'note' }, notes.map((note) => h('li', {}, note)))));
+    notes.length > 0 && h('ul', { class: 'note' }, notes.map((note) => h('li', {}, note)))));
 };
 
 // ---- the table
@@ -95,12 +95,14 @@ const atMost = (side, name, key) => {
   const best = Object.keys(value).map(Number).filter(isNumber).sort((a, b) => b - a)[0];
   return best === undefined ? null : [String(best), value[best]];
 };
+const whole = (v) => `${Math.round(100 * v)}%`;
+const bounds = (pair) => (Array.isArray(pair) && pair.every(isNumber) ? pair.map((v) => (100 * v).toFixed(1)).join('–') : '');
 // Columns beyond pass@1: name, how to read a side, how to write it. A column that no task has is not shown.
 const EXTRA = [
-  ['pass@k', (s, n) => atMost(s, n, 'pass@k')?.[1], percent],
-  ['maj@k', (s, n) => atMost(s, n, 'maj@k')?.[1], percent],
+  ['pass@k', (s, n) => atMost(s, n, 'pass@k')?.[1], whole],
+  ['maj@k', (s, n) => atMost(s, n, 'maj@k')?.[1], whole],
   ['length', (s, n) => s?.tasks?.[n]?.mean_length, num],
-  ['format failures', (s, n) => s?.tasks?.[n]?.format_failures, (v) => (v <= 1 ? percent(v) : num(v))],
+  ['format failures', (s, n) => s?.tasks?.[n]?.format_failures, (v) => (v <= 1 ? whole(v) : num(v))],
 ];
 const extraName = (name, names) => {
   const key = name === 'pass@k' || name === 'maj@k' ? name : null;
@@ -118,7 +120,7 @@ const resultRow = (name, extras) => {
     h('th', { scope: 'row' }, name ? h('span', { class: 'name' }, words(name)) : 'mean of tasks', ' ',
       info && (info.trained === false ? badge('held out', 'held') : info.trained === true && badge('trained'))),
     h('td', { class: 'plotcell' }, dumbbell(from, spread(before, name), to, spread(after, name))),
-    cell('before', percent(from), interval(spread(before, name))), cell('after', percent(to), interval(spread(after, name))),
+    cell('before', percent(from), bounds(spread(before, name))), cell('after', percent(to), bounds(spread(after, name))),
     cell('change', points(delta), interval(difference.interval, points), `delta ${kind}`),
     extras.map(([label, read, text]) => {
       const [a, b] = name ? [read(before, name), read(after, name)] : [];

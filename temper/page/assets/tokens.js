@@ -77,9 +77,10 @@ const authorHue = (group, author) => {
 const FINISH = { length: 'cut at the length limit', stop: 'stopped by itself', eos: 'stopped by itself' };
 
 class TokenView {
-  constructor(group, own) {
+  constructor(group, own, whole = false) {
     this.group = group;
     this.items = pathOf(group, own);
+    this.whole = whole;
     this.tokens = [];
     this.pinned = null;
     this.columns = columnsOf(group.turns);
@@ -102,8 +103,8 @@ class TokenView {
   turn(item) {
     const { turn, i } = item, owners = this.group.trajectories.filter((t) => t.turns.includes(i)).length;
     const marks = [];
-    if (item.fresh) marks.push(h('p', { class: 'divider' }, 'fresh context: nothing above is visible to what follows'));
-    if (item.back) marks.push(h('p', { class: 'divider' }, `continues from turn ${turn.parent}`));
+    if (item.fresh && !this.whole) marks.push(h('p', { class: 'divider' }, 'fresh context: nothing above is visible to what follows'));
+    if (item.back && !this.whole) marks.push(h('p', { class: 'divider' }, `continues from turn ${turn.parent}`));
     const text = h('div', { class: 'text' });
     turn.tokens.forEach((piece, k) => {
       if (k === turn.gap) text.append(h('span', { class: 'gap' }, ` … ${plural(turn.length - turn.tokens.length, 'token')} not kept on this page … `));
@@ -113,7 +114,7 @@ class TokenView {
     const long = !turn.sampled && turn.tokens.length > 500;
     if (long) text.classList.add('folded');
     const head = h('header', {},
-      h('b', { class: 'author' }, turn.author ?? '?'), h('span', {}, `turn ${i}`), h('span', {}, plural(turn.length, 'token')),
+      h('b', { class: 'author' }, turn.author ?? '?'), h('span', {}, `turn ${i}${item.back && this.whole ? `, after turn ${turn.parent}` : ''}`), h('span', {}, plural(turn.length, 'token')),
       turn.sampled && isNumber(turn.version) && h('span', {}, `weights v${turn.version}`),
       turn.finish && turn.sampled && h('span', { class: turn.finish === 'length' ? 'bad' : '' }, FINISH[turn.finish] || words(turn.finish)),
       owners > 1 && h('span', {}, `shared by ${owners} attempts`), !item.member && h('span', {}, 'context only'),
@@ -142,6 +143,7 @@ class TokenView {
     this.profile.replaceChildren();
     if (!tinted?.sign || list.length < 8) return;
     const signs = list.map((t) => { const v = valueAt(t.turn, look.column, t.k); return isNumber(v) ? Math.max(-1, Math.min(1, tinted.sign(v))) : 0; });
+    if (signs.every((s) => s === signs[0])) return;
     const two = tinted.kind === 'diverging', zero = two ? 22 : 42, reach = two ? 20 : 40;
     const path = (keep) => signs.map((s, i) => (keep(s) ? `M${i} ${zero}h0.9v${(-s * reach).toFixed(1)}h-0.9z` : '')).join('');
     const picture = svg('svg', { viewBox: `0 0 ${list.length} 44`, preserveAspectRatio: 'none', role: 'img', 'aria-label': `${columnName(look.column)} along the attempt` },
