@@ -306,6 +306,21 @@ def test_the_step_slider_moves_the_distributions(page: Browser) -> None:
     assert page.js("document.querySelector('.heat .when').textContent").startswith("step 1,")
 
 
+def test_a_chart_can_be_saved(page: Browser, tmp_path: Path) -> None:
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    for kind in ("svg", "png"):
+        page.js(
+            f"[...document.querySelectorAll('.chart .tools button')].find((b) => b.textContent === '{kind}').click()"
+        )
+    deadline = time.monotonic() + 10
+    while not {"demo-reward.svg", "demo-reward.png"} <= {path.name for path in tmp_path.iterdir()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    drawing = (tmp_path / "demo-reward.svg").read_text(encoding="utf-8")
+    assert "var(" not in drawing and "light-dark" not in drawing and "accuracy" in drawing
+    assert (tmp_path / "demo-reward.png").read_bytes().startswith(b"\x89PNG")
+
+
 def open_group(page: Browser, text: str) -> None:
     find = f"[...document.querySelectorAll('.group')].find((g) => g.textContent.includes({json.dumps(text)}))"
     page.js(f"{find}.click()")
@@ -377,12 +392,13 @@ def test_another_recorded_step(page: Browser) -> None:
     assert "step 1" in page.js("document.querySelector('.problem .facts').textContent")
 
 
-def test_hostile_text_stays_text(browser: Browser, tmp_path: Path) -> None:
-    browser.open(write_report(hostile_run(tmp_path)))
+@pytest.mark.parametrize("width", [380, 1280])
+def test_hostile_text_stays_text(browser: Browser, tmp_path: Path, width: int) -> None:
+    browser.open(write_report(hostile_run(tmp_path)), width=width)
     assert browser.errors == [] and browser.js("document.querySelectorAll('img').length") == 0
     assert browser.js("document.title").startswith(HOSTILE[:30])
     assert HOSTILE[:30] in browser.js("document.querySelector('.tokens').textContent")
-    assert browser.js("document.documentElement.scrollWidth") == 1280
+    assert browser.js("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.parametrize("kept", [(), ("run.json",), ("metrics.jsonl",), ("episodes",), ("summary.json",)], ids=str)

@@ -285,19 +285,21 @@ const saveChart = (source, title, legend, kind) => {
     return value;
   });
   source.style.colorScheme = '';
-  const width = Number(source.getAttribute('width')), height = Number(source.getAttribute('height')), head = legend.length > 1 ? 46 : 28;
+  const width = Number(source.getAttribute('width')), height = Number(source.getAttribute('height'));
   const face = { fill: '#222', 'font-family': 'system-ui, sans-serif' };
+  const entries = [];
+  let x = 10, row = 39;
+  (legend.length > 1 ? legend : []).forEach(([label], i) => {
+    const wide = 30 + 6.4 * label.length;
+    if (x > 10 && x + wide > width) { x = 10; row += 18; }
+    entries.push(svg('rect', { x, y: row - 9, width: 10, height: 10, rx: 2, fill: colours[i] }),
+      svg('text', { x: x + 14, y: row, 'font-size': 11, ...face }, label));
+    x += wide;
+  });
+  const head = entries.length ? row + 8 : 28;
   const sheet = svg('svg', { xmlns: 'http://www.w3.org/2000/svg', width, height: height + head, viewBox: `0 0 ${width} ${height + head}` },
-    svg('rect', { width, height: height + head, fill: '#ffffff' }), 
-    svg('text', { x: 10, y: 19, 'font-size': 13, 'font-weight': 600, ...face }, title));
-  let x = 10;
-  if (legend.length > 1) {
-    legend.forEach(([label], i) => {
-      sheet.append(svg('rect', { x, y: 30, width: 10, height: 10, rx: 2, fill: colours[i] }), 
-        svg('text', { x: x + 14, y: 39, 'font-size': 11, ...face }, label));
-      x += 30 + 6.2 * label.length;
-    });
-  }
+    svg('rect', { width, height: height + head, fill: '#ffffff' }),
+    svg('text', { x: 10, y: 19, 'font-size': 13, 'font-weight': 600, ...face }, title), entries);
   sheet.append(svg('g', { transform: `translate(0 ${head})` }, ...copy.childNodes));
   const text = new XMLSerializer().serializeToString(sheet), name = `${data.name}-${title}`.toLowerCase().replace(/[^a-z0-9]+/g, '-');
   if (kind === 'svg') return download(new Blob([text], { type: 'image/svg+xml' }), `${name}.svg`);

@@ -9,7 +9,7 @@ class HeatMap {
     this.when = h('span', { class: 'when' });
     this.plot = h('div', { class: 'plot', onpointerdown: (e) => this.pick(e, chosen), onpointermove: (e) => e.buttons && this.pick(e, chosen) });
     const tools = h('span', { class: 'tools' }, ['svg', 'png'].map((kind) =>
-      button(kind, () => saveChart(this.plot.querySelector('svg'), this.title, [], kind), { title: `Save as ${kind.toUpperCase()}` })));
+      button(kind, () => saveChart(this.plot.querySelector('svg'), `${this.title} distribution`, [], kind), { title: `Save as ${kind.toUpperCase()}` })));
     this.card = h('figure', { class: 'card chart heat' },
       h('figcaption', {}, h('div', {}, h('span', { class: 'title' }, this.title), this.when), h('div', {}, h('small', {}, this.hint), tools)), this.plot);
     new ResizeObserver(() => this.draw()).observe(this.plot);

@@ -80,7 +80,7 @@ class Rollouts {
     const item = button('', () => this.open(group), { class: 'group', role: 'option' });
     item.group = group;
     item.append(
-      h('span', { class: 'grouphead' }, h('i', { class: 'tag', style: { '--c': sourceHue(group.task.source ?? 'task') } }), words(group.task.source ?? group.task.id ?? 'task'),
+      h('span', { class: 'grouphead' }, h('i', { class: 'tag', style: { '--c': sourceHue(group.task.source ?? 'task') } }), h('span', {}, group.task.source ? words(group.task.source) : `task ${group.task.id ?? ''}`),
         group.split !== 'train' && badge(group.split, 'held'), h('b', {}, isNumber(mean) ? num(mean, 2) : '–')),
       h('span', { class: 'snippet' }, squeeze(promptOf(group))),
       h('span', { class: 'squares', 'aria-hidden': 'true' }, group.trajectories.map((t) => rewardDot(t, this.range))));
