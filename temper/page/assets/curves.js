@@ -12,7 +12,7 @@ const ribbonOf = (low, high) => (curve(low) && curve(high) && curve(low).x.lengt
 
 const rewardSpec = () => {
   const parts = keysLike(/^rewards\/.+\/mean$/).filter((key, _, all) => all.length > 1 || !curve('reward'));
-  return { title: 'Reward', hint: 'mean over the step, band one standard deviation', band: around('reward', 'reward_std'),
+  return { title: 'Reward', hint: 'mean, and one standard deviation', band: around('reward', 'reward_std'),
     series: [...lines(['reward']), ...lines(parts, inner, 1)] };
 };
 const passSpec = () => {
@@ -35,9 +35,9 @@ const one = (title, keys, options = {}) => ({ title, series: lines(keys, options
 const MAIN = () => [
   rewardSpec(),
   passSpec(),
-  one('Zero-signal share', ['frac_reward_zero_std'], { hint: 'groups whose attempts all got the same reward', text: percent, bounds: [0] }),
-  one('Length', ['completions/mean_length'], { hint: 'tokens per attempt: mean, shortest to longest', band: ribbonOf('completions/min_length', 'completions/max_length') }),
-  one('Truncated share', ['completions/clipped_ratio'], { hint: 'attempts cut at the length limit', text: percent, bounds: [0] }),
+  one('Zero-signal share', ['frac_reward_zero_std'], { hint: 'groups with one reward throughout', text: percent, bounds: [0] }),
+  one('Length', ['completions/mean_length'], { hint: 'tokens: mean, least to most', band: ribbonOf('completions/min_length', 'completions/max_length') }),
+  one('Truncated share', ['completions/clipped_ratio'], { hint: 'cut at the length limit', text: percent, bounds: [0] }),
   one('Entropy', ['entropy'], { hint: 'nats per sampled token', bounds: [0] }),
   one('KL', ['kl'], { hint: 'to the reference policy' }),
   one('Loss', ['loss']),
