@@ -260,7 +260,11 @@ def score(completion: str, rg: Mapping[str, Any], **_row: Any) -> float:
     `rg` is the task's info["rg"]. A reward function: picklable by reference; the rest of the row is not used.
     """
     dataset = _regenerated(rg["name"], rg["size"], rg["seed"], rg["config"])
-    return float(dataset.score_answer(extract_answer(completion), dataset[rg["index"]]))
+    found = dataset[rg["index"]]
+    try:
+        return float(dataset.score_answer(extract_answer(completion), found))
+    except Exception:  # several of the package's verifiers raise on an answer that they cannot parse: it is wrong
+        return 0.0
 
 
 def passed(completion: str, rg: Mapping[str, Any], **_row: Any) -> float:
