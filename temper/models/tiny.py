@@ -95,7 +95,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (*MARKUP, *PHRASES)])
     if tokenizer.get_vocab_size() > VOCAB_SIZE:
         raise ValueError(f"{tokenizer.get_vocab_size()} tokens do not fit the {VOCAB_SIZE} rows of the embedding")
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END_OF_TURN,
         pad_token=PAD,
@@ -137,7 +137,7 @@ def tiny_model(seed: int = 0, **sizes: int) -> Qwen3ForCausalLM:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Qwen3ForCausalLM = Qwen3ForCausalLM(tiny_config(**sizes))
+        model: Qwen3ForCausalLM = Qwen3ForCausalLM(tiny_config(**sizes))  # type: ignore[no-untyped-call]
     return model
 
 

@@ -100,7 +100,8 @@ def _registry() -> dict[str, tuple[Any, Any]]:
     _load()
     from reasoning_gym.factory import DATASETS
 
-    return DATASETS
+    known: dict[str, tuple[Any, Any]] = DATASETS
+    return known
 
 
 def names() -> list[str]:

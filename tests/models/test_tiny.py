@@ -85,7 +85,7 @@ def test_tools_are_rendered_as_json_behind_the_system_message() -> None:
 
 @pytest.mark.parametrize("bad", [[{"role": "user", "content": "x"}, CHAT[0]], [{"role": "judge", "content": "x"}]])
 def test_a_message_out_of_place_is_refused(bad: list[dict[str, Any]]) -> None:
-    with pytest.raises(Exception, match="system message|unknown role"):
+    with pytest.raises(Exception, match=r"system message|unknown role"):
         TOKENIZER.apply_chat_template(bad, tokenize=False)
 
 

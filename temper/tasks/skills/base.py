@@ -127,7 +127,7 @@ def from_reasoning_gym(name: str, *configs: dict[str, Any]) -> Callable[[Random,
     sources: dict[tuple[int, int], ReasoningGym] = {}
 
     def question(rng: Random, index: int) -> Task:
-        key = (index % len(configs), _FIRST_SEED + rng.randrange(64))
+        key = (index % len(configs), _FIRST_SEED + rng.randrange(4))
         if key not in sources:
             sources[key] = ReasoningGym(name, _SPAN, key[1], **configs[key[0]])
         task: Task = sources[key][rng.randrange(_SPAN)]

@@ -26,7 +26,8 @@ def bounds(secret: int, guesses: list[int]) -> tuple[int, int]:
 
 def _guess_question(rng: Random, index: int) -> Task:
     """After zero to three halving-like guesses, the next move: the middle of what is possible."""
-    secret, guesses = 1 + rng.randrange(HIGHEST), []
+    secret = 1 + rng.randrange(HIGHEST)
+    guesses: list[int] = []
     for _ in range(rng.randrange(4)):
         low, high = bounds(secret, guesses)
         guess = min(high, max(low, (low + high) // 2 + rng.randrange(-1, 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from random import Random
 
@@ -14,15 +15,23 @@ NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal")
 def _countdown_question(rng: Random, index: int) -> Task:
     numbers = [rng.randrange(1, 20) for _ in range(3)]
     signs = [rng.choice("+-") for _ in numbers[1:]]
-    target = numbers[0] + sum(n if s == "+" else -n for s, n in zip(signs, numbers[1:]))
+    target = _value(numbers, signs)
     listed = ", ".join(map(str, numbers))
     wording = (
         f"Make {target} using all of these numbers: {listed}",
         f"Find a way to make {target} from the numbers {listed} with + and -.",
     )[index % 2]
     info = {"check": {"kind": "expression", "numbers": numbers, "target": target}}
-    answer = "".join([str(numbers[0]), *(s + str(n) for s, n in zip(signs, numbers[1:]))])
-    return Task(f"countdown/{index}", wording, answer, "countdown", info)
+    return Task(f"countdown/{index}", wording, _chain(numbers, signs), "countdown", info)
+
+
+def _chain(numbers: Sequence[int], signs: Sequence[str]) -> str:
+    """The expression, "3+4-5"."""
+    return "".join([str(numbers[0]), *(s + str(n) for s, n in zip(signs, numbers[1:]))])
+
+
+def _value(numbers: Sequence[int], signs: Sequence[str]) -> int:
+    return numbers[0] + sum(n if s == "+" else -n for s, n in zip(signs, numbers[1:]))
 
 
 def _countdown_turns(task: Task, rng: Random, style: str) -> list[Message]:
@@ -33,18 +42,15 @@ def _countdown_turns(task: Task, rng: Random, style: str) -> list[Message]:
     if rng.random() < 0.5:
         rng.shuffle(patterns)
     for signs in patterns:
-        text = "".join([str(numbers[0]), *(s + str(n) for s, n in zip(signs, numbers[1:]))])
-        value = numbers[0] + sum(n if s == "+" else -n for s, n in zip(signs, numbers[1:]))
-        tries.append((text, value))
-        if value == target:
+        tries.append((_chain(numbers, signs), _value(numbers, signs)))
+        if tries[-1][1] == target:
             break
     if style == "slip":
         tries = tries[:-1] or [(str(task.answer) + "+1", target)]
     found = tries[-1][0]
     trace = " ".join(f"{text}={value}" for text, value in tries)
     if style == "guess":
-        signs = rng.choices("+-", k=len(numbers) - 1)
-        return say("".join([str(numbers[0]), *(s + str(n) for s, n in zip(signs, numbers[1:]))]))
+        return say(_chain(numbers, rng.choices("+-", k=len(numbers) - 1)))
     if style == "plain":
         return say(found)
     if style == "wordy":
