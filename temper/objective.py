@@ -22,7 +22,8 @@ from temper.columns import GROUP, ROLE, TOKEN, TRAJECTORY, Column, Level, floati
 Per = Callable[[Batch, Tensor], Tensor]
 Coefficient = float | Callable[[int], float]
 
-LIVE_COLUMNS = ("logp", "entropy", "hidden", "value")  # made by the forward pass, known only inside a term
+LIVE = Column("live", TOKEN, floating, "1 where the term that is being computed applies, else 0; live in a term")
+LIVE_COLUMNS = ("logp", "entropy", "hidden", "value", "live")  # known only inside a term
 
 
 class Loss(Protocol):
@@ -123,6 +124,8 @@ class Term:
 
     def values(self, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of every row, and its metrics; NaN token inputs are replaced so that dead rows stay harmless."""
+        if self.level == TOKEN:
+            b = b.put(LIVE, self.live(b))
         for column in self.reads:
             if column.level == TOKEN and column.dtype == floating:
                 b = b.put(column, b[column].nan_to_num(nan=0.0))

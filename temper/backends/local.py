@@ -50,6 +50,7 @@ class LocalLearner:
             weight_decay=optimizer.weight_decay,
         )
         self.step = 0
+        self.changed = False  # weights were copied in from elsewhere
 
     # training ------------------------------------------------------------------------------------------------------
 
@@ -129,6 +130,7 @@ class LocalLearner:
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
         """Copy `weights` in; KeyError names one that the model does not have."""
+        self.changed = True
         mine = dict(self.module.named_parameters())
         for name, value in weights.items():
             mine[name].copy_(value)

@@ -12,9 +12,10 @@ from torch import nn
 
 from temper.backends.base import Lora
 from temper.errors import UserError
-from temper.models import attention
+from temper.models import attention, tiny
 
 BUNDLED = {"temper-tiny": Path(__file__).parent / "temper_tiny"}
+RANDOM = "temper-tiny-random"  # the bundled architecture before any training
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -34,6 +35,8 @@ def load_tokenizer(model: str) -> Any:
     """The tokenizer with its chat template; UserError when either is missing."""
     from transformers import AutoTokenizer
 
+    if model == RANDOM:
+        return tiny.tiny_tokenizer()
     source = resolve(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -60,6 +63,8 @@ def load_model(
 
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
+    if model == RANDOM:
+        return _ready(tiny.tiny_model().to(DTYPES[dtype]), device, checkpointing)
     stored = DTYPES[dtype] if dtype != "bfloat16" or lora is not None else torch.float32
     source = resolve(model)
     adapter = Path(source) / "adapter_config.json"
@@ -73,19 +78,25 @@ def load_model(
                 module = AutoModelForCausalLM.from_pretrained(source, dtype=stored)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load model {model!r}: {first_line(error)}")
+    if lora is not None and not adapter.exists():
+        module = add_lora(module, lora)
+    return _ready(module, device, checkpointing)
+
+
+def _ready(module: Any, device: str, checkpointing: bool) -> nn.Module:
+    """On its device, without dropout, with the CPU's attention function where that fits."""
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-    if lora is not None and not adapter.exists():
-        module = add_lora(module, lora)
     if checkpointing:
-        module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        module.gradient_checkpointing_enable({"use_reentrant": False})
         if hasattr(module, "enable_input_require_grads"):
-            module.enable_input_require_grads()  # type: ignore[operator]
+            module.enable_input_require_grads()
     target = pick_device(device)
     if target.type == "cpu" and attention.fits(plain(module)):
         plain(module).set_attn_implementation(attention.register())
-    return module.to(target).train(checkpointing)
+    ready: nn.Module = module.to(target).train(checkpointing)
+    return ready
 
 
 def add_lora(module: nn.Module, lora: Lora) -> nn.Module:
@@ -141,6 +152,18 @@ def context_length(module: Any) -> int:
     config = module.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text, "max_position_embeddings", None) or 1 << 20)
+
+
+def hidden_width(module: Any) -> int:
+    """Width of the hidden states."""
+    return int(plain(module).config.get_text_config().hidden_size)
+
+
+def check_vocabulary(module: Any, tokenizer: Any, model: str) -> None:
+    """UserError when the tokenizer has ids that the model has no embedding for."""
+    rows = plain(module).get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"the tokenizer of {model!r} has {len(tokenizer)} tokens, its model only {rows} embeddings")
 
 
 def end_ids(module: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""Rollout topologies: how a task is played. Plain async Python over seats."""

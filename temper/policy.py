@@ -1,0 +1,134 @@
+"""A policy: a named set of weights, with the learner that trains them and the sampler that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from temper import streams
+from temper.backends.base import AdamW, Learner, Lora, Sampler, SamplingParams
+from temper.episode import Completion
+from temper.errors import UserError
+
+
+@dataclass
+class Policy:
+    """What to load and how to train it; live (`learner`, `sampler`, `tokenizer`) once the run is open.
+
+    model         a bundled name, a directory in Hugging Face format, or a hub id
+    trainable     False: a reference or a teacher
+    dtype         "float32", "bfloat16" (compute) or "float64"
+    token_budget  padded tokens in a micro-batch of the learner
+    max_rows      sequences that the sampler decodes at once
+    """
+
+    name: str = "policy"
+    model: str = "temper-tiny"
+    trainable: bool = True
+    optimizer: AdamW = field(default_factory=AdamW)
+    lora: Lora | None = None
+    dtype: str = "float32"
+    checkpointing: bool = False
+    device: str = "auto"
+    token_budget: int = 16384
+    max_rows: int = 1024
+
+    def __post_init__(self) -> None:
+        self.version = 0
+        self._learner: Any = None
+        self._sampler: Any = None
+        self._tokenizer: Any = None
+
+    def open(self, modules: Iterable[Any] = ()) -> None:
+        """Load the model; `modules` are parameters that terms own (trained and saved with it)."""
+        import torch
+
+        from temper.backends.local import LocalLearner
+        from temper.backends.local_sampler import LocalSampler
+        from temper.models import load
+
+        self._tokenizer = load.load_tokenizer(self.model)
+        module = load.load_model(
+            self.model, dtype=self.dtype, device=self.device, lora=self.lora, checkpointing=self.checkpointing
+        )
+        load.check_vocabulary(module, self._tokenizer, self.model)
+        modules = list(modules)
+        for m in modules:
+            if hasattr(m, "build"):
+                m.build(load.hidden_width(module))
+        autocast = torch.bfloat16 if self.dtype == "bfloat16" else None
+        self._learner = LocalLearner(
+            module,
+            self.optimizer,
+            modules,
+            tokenizer=self._tokenizer,
+            token_budget=self.token_budget,
+            autocast=autocast,
+        )
+        self._sampler = LocalSampler(module, self._tokenizer, max_rows=self.max_rows, autocast=autocast)
+
+    def close(self) -> None:
+        self._learner = self._sampler = None
+
+    @property
+    def learner(self) -> Learner:
+        learner: Learner = self._live(self._learner)
+        return learner
+
+    @property
+    def sampler(self) -> Sampler:
+        sampler: Sampler = self._live(self._sampler)
+        return sampler
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._live(self._tokenizer)
+
+    def _live(self, thing: Any) -> Any:
+        if thing is None:
+            raise RuntimeError(f"policy {self.name!r} is not open: it lives inside `async with run.opened()`")
+        return thing
+
+    def save(self, folder: Path) -> None:
+        self.learner.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        self.learner.restore(folder)
+
+    def reference(self, name: str = "reference") -> Policy:
+        """A frozen policy that starts from the same weights."""
+        return replace(self, name=name, trainable=False, lora=None)
+
+
+class Seat:
+    """A role's place in one play of a task: its policy, its sampling parameters and its own random stream.
+
+    `who` identifies the play; the n-th sample of a seat draws from the stream (seed, *who, role, n).
+    """
+
+    def __init__(self, role: str, policy: Policy, params: SamplingParams, seed: int, who: Sequence[object]):
+        self.role, self.policy, self.params = role, policy, params
+        self._seed, self._who, self._calls = seed, tuple(who), 0
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.policy.tokenizer
+
+    def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> tuple[int, ...]:
+        """Ids of the messages and the opening of the assistant's turn, by the tokenizer's own template."""
+        try:
+            out = self.tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+            )
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the chat template of {self.policy.model!r} refuses these messages: {first}")
+        return tuple(out)
+
+    async def sample(self, ids: Sequence[int], **overrides: Any) -> Completion:
+        """Continue `ids`; overrides are fields of SamplingParams (stop=…, max_tokens=…, allowed=…)."""
+        seed = streams.key(self._seed, *self._who, self.role, self._calls)
+        self._calls += 1
+        return await self.policy.sampler.sample(tuple(ids), replace(self.params, seed=seed, **overrides))

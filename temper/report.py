@@ -1,0 +1,281 @@
+"""The run directory: what a run writes while it lives, and the line it shows.
+
+run.json  metrics.jsonl  episodes/step_000010.jsonl  checkpoints/  summary.json  report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import temper
+from temper import console, transcripts
+from temper.carrier import Batch
+from temper.columns import FINISH, GROUP, REWARD, TASK, TOKEN, TRAJECTORY
+from temper.errors import UserError
+
+if TYPE_CHECKING:
+    from temper.run import Run
+
+PACKAGES = ("torch", "transformers", "numpy", "reasoning-gym", "peft", "datasets")
+
+
+class Reporter:
+    """Writes the run directory and shows progress. `out` None: nothing is written."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.tokens = 0.0  # sampled, over the whole run
+        self.seconds = 0.0  # of steps, over the whole run
+        self.offset = 0  # bytes of metrics.jsonl that belong to finished, checkpointed steps
+        self.history: list[dict[str, Any]] = []
+        self.line = console.Line(run.name, run.steps)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.out) if self.run.out is not None else Path(os.devnull)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Claim the directory. UserError when another run holds it, or has been there and --resume was not said."""
+        if self.run.out is None:
+            yield
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder} ({error.strerror}): choose another --out")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is writing to {self.folder}: wait for it, or choose another --out")
+            if (self.folder / "run.json").exists() and not self.run.resume:
+                raise UserError(
+                    f"{self.folder} holds a run already: continue it with --resume, or choose another --out"
+                )
+            self._write_json("run.json", describe(self.run))
+            yield
+
+    async def begin(self, start: int) -> None:
+        """Forget what a killed run wrote after its last checkpoint, and measure the start."""
+        if self.run.out is not None and (self.folder / "metrics.jsonl").exists():
+            with (self.folder / "metrics.jsonl").open("r+b") as f:
+                f.truncate(self.offset)
+            text = (self.folder / "metrics.jsonl").read_text()
+            self.history = [json.loads(line) for line in text.splitlines()]
+        self.line.begin(self.run, start)
+        if start == 0:
+            await self._probe(0)
+        self.run.seconds, self.run.counts = {}, {}
+        self.clock = time.perf_counter()
+
+    async def step(self, step: int, batch: Batch, metrics: list[dict[str, float]]) -> None:
+        seconds = time.perf_counter() - self.clock
+        self.seconds += seconds
+        record = {"step": step, **measure(batch), **_merge(self.run, metrics)}
+        self.tokens += batch.size(TOKEN)
+        record["num_tokens"] = self.tokens
+        record |= {k: v for k, v in self.run.counts.items() if k.startswith("dropped/")}
+        if self.run.counts.get("groups"):
+            record["frac_groups_without_signal"] = self.run.counts["groups_without_signal"] / self.run.counts["groups"]
+        record |= {f"timing_s/{k}": round(v, 4) for k, v in self.run.seconds.items()} | {
+            "timing_s/step": round(seconds, 4)
+        }
+        record["perf/tokens_per_s"] = batch.size(TOKEN) / max(1e-9, seconds)
+        self.run.seconds, self.run.counts = {}, {}
+        record |= await self._probe(step)
+        self.history.append(record)
+        self._append("metrics.jsonl", json.dumps(clean(record)))
+        every = self.run.transcripts_every
+        if self.run.out is not None and every and (step == 1 or step % every == 0 or step == self.run.steps):
+            self._write(f"episodes/step_{step:06d}.jsonl", transcripts.lines(batch, step, self._tokenizer()))
+        self.line.step(record)
+        self.clock = time.perf_counter()
+
+    async def finish(self) -> dict[str, Any]:
+        """Final evaluation (when the last step did not make it), summary, page, table."""
+        summary: dict[str, Any] = {"name": self.run.name, "seed": self.run.seed, "steps": self.run.steps}
+        for probe in self.run.probes:
+            if hasattr(probe, "comparison"):
+                summary = {**probe.comparison(), **summary}
+        summary |= {"seconds": round(self.seconds, 2), "tokens": self.tokens}
+        if self.run.out is not None:
+            self._write_json("summary.json", summary)
+            from temper.page import write_report
+
+            summary["report"] = str(write_report(self.folder))
+            summary["out"] = str(self.folder)
+        self.line.finish(summary)
+        return summary
+
+    async def _probe(self, step: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for probe in self.run.probes:
+            if self.run.steps and getattr(probe, "due", lambda *_: True)(step, self.run.steps):
+                self.line.note("evaluating")
+            found |= await probe(self.run, step) or {}
+        self.line.evaluated(found)
+        return found
+
+    def _tokenizer(self) -> Any:
+        return next(iter(self.run.policies.values())).tokenizer
+
+    # state and files -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        path = self.folder / "metrics.jsonl"
+        offset = path.stat().st_size if self.run.out is not None and path.exists() else 0
+        return {"tokens": self.tokens, "seconds": self.seconds, "offset": offset}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        self.tokens, self.seconds, self.offset = saved["tokens"], saved["seconds"], saved["offset"]
+
+    def _append(self, name: str, line: str) -> None:
+        if self.run.out is not None:
+            with self._disk(name), (self.folder / name).open("a") as f:
+                f.write(line + "\n")
+
+    def _write(self, name: str, lines: list[str]) -> None:
+        path = self.folder / name
+        with self._disk(name):
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in lines))
+            os.replace(partial, path)
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, [json.dumps(clean(value), indent=1, ensure_ascii=False)])
+
+    @contextlib.contextmanager
+    def _disk(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self.folder / name} ({error.strerror}): free some space and --resume")
+
+
+def measure(batch: Batch) -> dict[str, Any]:
+    """What a batch looks like: rewards, zero-signal share, lengths (TRL's names)."""
+    length = batch.count(TOKEN, TRAJECTORY)
+    finish = [batch[FINISH][batch.turns_of(j)[-1]] for j in range(batch.size(TRAJECTORY))]
+    record: dict[str, Any] = {
+        "completions/mean_length": float(length.mean()),
+        "completions/min_length": float(length.min()),
+        "completions/max_length": float(length.max()),
+        "completions/clipped_ratio": sum(f == "length" for f in finish) / max(1, len(finish)),
+        "hist/length": _histogram(length.tolist()),
+    }
+    if REWARD not in batch:
+        return record
+    r = batch[REWARD]
+    spread = r - batch.spread(batch.mean(r, TRAJECTORY, GROUP), GROUP, TRAJECTORY)
+    std = batch.mean(spread * spread, TRAJECTORY, GROUP).sqrt()
+    std = std[~std.isnan()]
+    judged = r[~r.isnan()]
+    record |= {
+        "reward": float(judged.mean()) if len(judged) else None,
+        "reward_std": float(std.mean()) if len(std) else None,
+        "frac_reward_zero_std": float((std == 0).float().mean()) if len(std) else None,
+        "frac_not_judged": float(r.isnan().float().mean()),
+        "hist/reward": _histogram(judged.tolist()),
+    }
+    for column in batch.columns:
+        if column.name.startswith("reward@"):
+            record[f"rewards/{column.name[7:]}/mean"] = _nanmean(batch[column])
+    grouping = batch.by([batch[TASK][g].source for g in batch.structure.group.tolist()], TRAJECTORY)
+    for source, value in zip(grouping.keys, grouping.mean(r).tolist()):
+        record[f"by_source/{source}/reward"] = value
+    return record
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """run.json: the resolved run with versions, code revision and machine."""
+    versions = {"temper": temper.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "recipe": run.name,
+        "argv": list(run.argv),
+        "seed": run.seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "code": revision(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "units": run.units(),
+        "resolved": run.describe(),
+    }
+
+
+def revision() -> dict[str, Any]:
+    """The git revision of Temper's own checkout, when it is one."""
+    folder = Path(temper.__file__).parent
+    out = [subprocess.run(["git", "-C", str(folder), *c], capture_output=True, text=True, check=False)
+           for c in (["rev-parse", "HEAD"], ["status", "--porcelain"])]  # fmt: skip
+    if out[0].returncode != 0:
+        return {"revision": None}
+    return {"revision": out[0].stdout.strip(), "dirty": bool(out[1].stdout.strip())}
+
+
+def free_folder(name: str, model: str, seed: int) -> Path:
+    """runs/<name>-<model>-s<seed>, with a number behind it when that is taken."""
+    stem = f"{name}-{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(model).name)}-s{seed}"
+    taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
+    return next(p for p in taken if not p.exists())
+
+
+def clean(x: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(x, float):
+        return x if x == x and abs(x) != float("inf") else None
+    if isinstance(x, Mapping):
+        return {str(k): clean(v) for k, v in x.items()}
+    return [clean(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+
+def _merge(run: Run, metrics: list[dict[str, float]]) -> dict[str, Any]:
+    """Metrics of updates (by policy when there are several), stages and curriculum."""
+    out: dict[str, Any] = {}
+    for update, m in zip(run.updates, metrics):
+        prefix = "" if len(run.updates) == 1 else f"{update.policy.name}/"
+        out |= {f"{prefix}{k}": v for k, v in m.items()}
+    for part in (*run.on_group, *run.on_batch, run.curriculum):
+        out |= getattr(part, "metrics", None) or {}
+    return out
+
+
+def _nanmean(x: Any) -> float | None:
+    kept = x[~x.isnan()]
+    return float(kept.mean()) if len(kept) else None
+
+
+def _histogram(values: list[float], bins: int = 20) -> dict[str, list[float]]:
+    import numpy as np
+
+    if not values:
+        return {"edges": [], "counts": []}
+    counts, edges = np.histogram(values, bins=bins)
+    return {"edges": [float(e) for e in edges], "counts": [int(c) for c in counts]}
+
+
+def warn(message: str) -> None:
+    """One line on the terminal that is not part of the progress."""
+    print(f"note: {message}", file=sys.stderr, flush=True)

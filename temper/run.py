@@ -1,0 +1,262 @@
+"""A run: everything that `train` needs, as one value. Built by a recipe; checked before any model loads."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from temper import state
+from temper.backends.base import Ack, SamplingParams, fingerprint
+from temper.carrier import Batch
+from temper.columns import CORE, LOGP, Column
+from temper.errors import UserError
+from temper.objective import Update
+from temper.policy import Policy
+from temper.report import Reporter
+from temper.request import Curriculum, Env, Request, writes_of
+from temper.stage import Stage
+
+
+@dataclass
+class Run:
+    """One phase of training.
+
+    env, curriculum   how tasks are played, and which
+    roles             role -> policy that plays it
+    updates           what is trained, in order
+    on_group          stages for every group as it lands; on_batch: for the whole batch
+    probes            evaluations and other observers: called at the start, after every step, and at the end
+    others            policies that play no role: references, teachers
+    groups            requests that must carry signal in a step; signal: group -> bool (None: all do)
+    keep_silent       keep groups without signal in the batch (they never count)
+    rounds            how often a step may ask again before it gives up
+    sampling          defaults for every sample
+    ahead             how many updates old the weights that sampled a batch may be
+    save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
+    transcripts_every steps between transcripts of a few groups
+    """
+
+    env: Env
+    curriculum: Curriculum
+    roles: Mapping[str, Policy]
+    updates: list[Update]
+    on_group: list[Stage] = field(default_factory=list)
+    on_batch: list[Stage] = field(default_factory=list)
+    probes: list[Any] = field(default_factory=list)
+    others: list[Policy] = field(default_factory=list)
+    steps: int = 100
+    groups: int = 32
+    signal: Callable[[Batch], bool] | None = None
+    keep_silent: bool = False
+    rounds: int = 10
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    ahead: int = 0
+    seed: int = 0
+    name: str = "run"
+    out: str | Path | None = None
+    resume: bool = False
+    save_every: int = 0
+    keep: int = 2
+    transcripts_every: int = 10
+    argv: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for ok, why in (
+            (self.steps >= 0, f"steps must not be negative, got {self.steps}"),
+            (self.groups >= 1, f"groups must be at least 1, got {self.groups}"),
+            (self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}"),
+            (self.ahead >= 0, f"ahead must not be negative, got {self.ahead}"),
+            (bool(self.roles), "a run needs at least one role"),
+        ):
+            if not ok:
+                raise UserError(why)
+        missing = [r for r in getattr(self.env, "roles", ()) if r not in self.roles]
+        if missing:
+            raise UserError(
+                f"the environment has a role {missing[0]!r} that no policy plays; roles: {', '.join(self.roles)}"
+            )
+        self.queue: deque[Batch] = deque()
+        self.asked = 0
+        self.counts: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.acks: dict[str, Ack] = {}
+        self.reporter = Reporter(self)
+        self.check()
+
+    # before anything loads -----------------------------------------------------------------------------------------
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """Every policy by name. UserError when two share a name."""
+        named: dict[str, Policy] = {}
+        for policy in [*self.roles.values(), *(u.policy for u in self.updates), *self.others]:
+            if named.setdefault(policy.name, policy) is not policy:
+                raise UserError(f"two policies are called {policy.name!r}: give each its own name")
+        return named
+
+    def check(self) -> None:
+        """Match every read against an earlier write; UserError is one sentence."""
+        written = {c.name for c in (*CORE, *writes_of(self.env))}
+        if getattr(self.env, "samples", True):
+            written.add(LOGP.of("behaviour").name)
+        wanted: dict[str, str] = {}
+        readers: list[tuple[str, tuple[Column, ...]]] = []
+        for stage in (*self.on_group, *_parts(self.signal), *_parts(self.curriculum), *self.on_batch):
+            reads = tuple(getattr(stage, "reads", ()))
+            _must_be_written(_title(stage), reads, written)
+            readers.append((_title(stage), (*reads, *getattr(stage, "uses", ()))))
+            written |= {c.name for c in getattr(stage, "writes", ())}
+            if getattr(stage, "wanted", False):
+                wanted |= {c.name: _title(stage) for c in stage.writes}
+        for update in self.updates:
+            for term in update.terms:
+                _must_be_written(f"term {term.name!r}", term.reads, written)
+                readers.append((term.name, (*term.reads, *getattr(term.loss, "uses", ()))))
+        read = {c.name for _, columns in readers for c in columns}
+        for name, writer in wanted.items():
+            if name not in read:
+                raise UserError(f"{writer} writes {name}, which nothing reads: drop it, or add the term that uses it")
+        _ = self.policies
+
+    def units(self) -> dict[str, Any]:
+        """The arithmetic of a step in named units."""
+        attempts = getattr(self.curriculum, "attempts", None)
+        sizes: dict[str, Any] = {"steps": self.steps, "groups per step": self.groups, "attempts per group": attempts}
+        if attempts:
+            sizes["trajectories per step"] = self.groups * attempts
+        for u in self.updates:
+            who = "" if len(self.updates) == 1 else f" ({u.policy.name})"
+            sizes[f"optimiser steps per step{who}"] = u.epochs * min(u.minibatches, self.groups)
+            if attempts:
+                sizes[f"trajectories per optimiser step{who}"] = (
+                    self.groups * attempts // min(u.minibatches, self.groups)
+                )
+        sizes["updates that sampling may lag behind"] = self.ahead
+        return sizes
+
+    def describe(self) -> dict[str, Any]:
+        """The resolved run as plain data: every part with its fields."""
+        skip = {"out", "resume", "argv"}
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+
+    # life ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[int]:
+        """Everything live; yields the step to start from (0, or the checkpoint's)."""
+        with self.reporter.opened():
+            try:
+                for policy in self.policies.values():
+                    policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
+                start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
+                if start == 0:
+                    await self.publish([])
+                await self.reporter.begin(start)
+                yield start
+            finally:
+                for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
+                    if hasattr(part, "close"):
+                        part.close()
+                for policy in self.policies.values():
+                    policy.close()
+
+    def numbered(self, request: Request) -> Request:
+        """The request with an id that is unique in the run."""
+        self.asked += 1
+        return replace(request, id=f"{self.asked}:{request.task.id}")
+
+    async def apply(self, stage: Stage, batch: Batch) -> Batch:
+        with self.timed(getattr(stage, "kind", "stages")):
+            return await stage(batch)
+
+    def update(self, update: Update, batch: Batch, step: int) -> dict[str, float]:
+        with self.timed("update"):
+            return update(batch, seed=self.seed * 1_000_003 + step)
+
+    async def publish(self, metrics: list[dict[str, float]]) -> None:
+        """Push the weights; refuse to go on unless every sampler acknowledges exactly what its learner has."""
+        with self.timed("sync"):
+            for policy in self.policies.values():
+                if not policy.trainable:
+                    continue
+                policy.version += bool(metrics)
+                weights = policy.learner.weights()
+                ack = await policy.sampler.load(weights, policy.version)
+                if ack.version != policy.version or ack.fingerprint != fingerprint(weights.items()):
+                    raise UserError(
+                        f"the sampler of {policy.name!r} serves version {ack.version} ({ack.fingerprint}), "
+                        f"not version {policy.version} of its learner: new weights do not reach it"
+                    )
+                self.acks[policy.name] = ack
+
+    async def report(self, step: int, batch: Batch, metrics: list[dict[str, float]]) -> None:
+        """One line, one record, probes, transcripts, checkpoint."""
+        await self.reporter.step(step + 1, batch, metrics)
+        last = step + 1 == self.steps
+        if last or (self.save_every and (step + 1) % self.save_every == 0):
+            self.save(step + 1)
+
+    def save(self, step: int) -> Path:
+        return state.save(self, self.reporter.checkpoints, step)
+
+    async def finish(self) -> dict[str, Any]:
+        return await self.reporter.finish()
+
+    # small services ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Wall seconds of a stage of the step (stages inside another are counted in both)."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+    def count(self, what: str, n: float) -> None:
+        self.counts[what] = self.counts.get(what, 0.0) + n
+
+    def excuse(self) -> str:
+        """What was dropped in this step, for an error message."""
+        dropped = {k.removeprefix("dropped/"): int(v) for k, v in self.counts.items() if k.startswith("dropped/")}
+        silent = int(self.counts.get("groups_without_signal", 0))
+        parts = [f"{n} attempts dropped ({why})" for why, n in dropped.items()]
+        parts += [f"{silent} groups whose attempts all scored the same"] if silent else []
+        return f": {', '.join(parts)}" if parts else ""
+
+
+def _parts(x: Any) -> tuple[Any, ...]:
+    return () if x is None else (x,)
+
+
+def _title(part: Any) -> str:
+    return getattr(part, "name", None) or getattr(part, "__name__", None) or type(part).__name__
+
+
+def _must_be_written(who: str, reads: tuple[Column, ...], written: set[str]) -> None:
+    for column in reads:
+        if column.name not in written:
+            raise UserError(f"{who} reads {column.name}, which nothing before it writes")
+
+
+def _plain(x: Any) -> Any:
+    """Parts as plain data for run.json: dataclasses with their class and fields, functions by name."""
+    if is_dataclass(x) and not isinstance(x, type):
+        inner = {f.name: _plain(getattr(x, f.name)) for f in fields(x) if f.repr}
+        return {"class": f"{type(x).__module__}.{type(x).__qualname__}", **inner}
+    if isinstance(x, Mapping):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (str, int, float, bool)) or x is None:
+        return x
+    if isinstance(x, (list, tuple)) and len(x) <= 64:
+        return [_plain(v) for v in x]
+    if hasattr(x, "__len__"):
+        return {"class": f"{type(x).__module__}.{type(x).__qualname__}", "length": len(x)}
+    if callable(x) and hasattr(x, "__qualname__"):
+        return f"{x.__module__}.{x.__qualname__}"
+    return str(x) if isinstance(x, Path) else {"class": f"{type(x).__module__}.{type(x).__qualname__}"}

@@ -1,0 +1,177 @@
+"""All state of a run is one tree: saved whole, or not at all.
+
+checkpoints/step_20/model/            the first role's policy, Hugging Face layout
+checkpoints/step_20/training.pt       its optimiser and exact weights
+checkpoints/step_20/policies/<name>/  the same for every other policy that has changed
+checkpoints/step_20/state.pt          step, curriculum, stages, probes, queued batches, position of the report
+checkpoints/latest -> step_20
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from temper.backends.base import Ack
+from temper.carrier import Batch, Structure
+from temper.columns import Column, Level
+from temper.errors import UserError
+from temper.tasks.task import Task
+
+if TYPE_CHECKING:
+    from temper.run import Run
+
+
+def save(run: Run, folder: Path, step: int) -> Path:
+    """Write step_N beside the others and move `latest`; a failure leaves every earlier checkpoint as it was."""
+    target, partial = folder / f"step_{step}", folder / f".step_{step}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for place, policy in _places(run):
+            policy.save(partial / place if place else partial)
+        torch.save(tree(run, step), partial / "state.pt")
+        _sync(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(partial, target)
+        _point(folder / "latest", target.name)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        last = latest(folder)
+        kept = f"the last good one is {last.name}" if last else "there is none yet"
+        raise UserError(
+            f"cannot write checkpoint step_{step} ({error}); {kept}: free some space and --resume"
+        ) from error
+    for old in _older(folder, run.keep, target):
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def restore(run: Run, folder: Path) -> int:
+    """Load the latest checkpoint into `run`; 0 when there is none."""
+    found = latest(folder)
+    if found is None:
+        return 0
+    saved = torch.load(found / "state.pt", weights_only=True, map_location="cpu")
+    for place, policy in _places(run):
+        if (found / place / "training.pt").exists():
+            policy.restore(found / place)
+        policy.version = saved["versions"].get(policy.name, 0)
+        policy.sampler.version = policy.version  # type: ignore[attr-defined]
+    run.asked, run.acks = saved["asked"], {n: Ack(*a) for n, a in saved["acks"].items()}
+    run.queue.extend(unpack(b) for b in saved["queue"])
+    run.reporter.load_state_dict(saved["reporter"])
+    for name, part in parts(run):
+        if name in saved["parts"]:
+            part.load_state_dict(saved["parts"][name])
+    step: int = saved["step"]
+    return step
+
+
+def tree(run: Run, step: int) -> dict[str, Any]:
+    return {
+        "step": step,
+        "asked": run.asked,
+        "versions": {p.name: p.version for p in run.policies.values()},
+        "acks": {name: (a.version, a.fingerprint) for name, a in run.acks.items()},
+        "queue": [pack(b) for b in run.queue],
+        "reporter": run.reporter.state_dict(),
+        "parts": {name: part.state_dict() for name, part in parts(run)},
+    }
+
+
+def parts(run: Run) -> Iterator[tuple[str, Any]]:
+    """Every part with memory, under a name that depends only on its place in the run."""
+    terms = [
+        (f"term/{t.name}/{f}", getattr(t, f)) for u in run.updates for t in u.terms for f in ("coef", "loss", "per")
+    ]
+    hooks = [(f"hook/{i}/{j}", h) for i, u in enumerate(run.updates) for j, h in enumerate((*u.before, *u.after))]
+    named = [
+        ("env", run.env),
+        ("curriculum", run.curriculum),
+        ("signal", run.signal),
+        *((f"on_group/{i}", s) for i, s in enumerate(run.on_group)),
+        *((f"on_batch/{i}", s) for i, s in enumerate(run.on_batch)),
+        *((f"probe/{i}", p) for i, p in enumerate(run.probes)),
+        *terms,
+        *hooks,
+    ]
+    for name, part in named:
+        if hasattr(part, "state_dict") and not isinstance(part, (torch.nn.Module, type)):
+            yield name, part
+
+
+def latest(folder: Path) -> Path | None:
+    link = folder / "latest"
+    found = folder / os.readlink(link) if link.is_symlink() else None
+    return found if found is not None and (found / "state.pt").exists() else None
+
+
+def pack(b: Batch) -> dict[str, Any]:
+    """A batch as plain data and tensors."""
+    s = b.structure
+    tables = {f: getattr(s, f) for f in ("ids", "start", "parent", "sampled", "member", "group", "groups")}
+    columns = {c.name: (int(c.level), c.dtype, c.doc, _encode(b[c])) for c in b.columns}
+    return {"structure": tables, "columns": columns}
+
+
+def unpack(saved: dict[str, Any]) -> Batch:
+    columns = {
+        name: (Column(name, Level(level), dtype, doc), _decode(values))
+        for name, (level, dtype, doc, values) in saved["columns"].items()
+    }
+    return Batch(Structure(**saved["structure"]), columns)
+
+
+def _encode(x: Any) -> Any:
+    if isinstance(x, Task):
+        return {"__task__": {**asdict(x), "info": dict(x.info)}}
+    if isinstance(x, list):
+        return [_encode(v) for v in x]
+    if isinstance(x, tuple):
+        return tuple(_encode(v) for v in x)
+    return {k: _encode(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def _decode(x: Any) -> Any:
+    if isinstance(x, dict):
+        return Task(**x["__task__"]) if "__task__" in x else {k: _decode(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(_decode(v) for v in x)
+    return x
+
+
+def _places(run: Run) -> list[tuple[str, Any]]:
+    """Where each policy is kept: the first trainable one at the top, frozen ones only once they have been changed."""
+    names = [n for n, p in run.policies.items() if p.trainable]
+    first = names[0] if names else next(iter(run.policies))
+    keep = [
+        (n, p) for n, p in run.policies.items() if p.trainable or getattr(p.learner, "changed", False) or run.resume
+    ]
+    return [("" if n == first else f"policies/{n}", p) for n, p in keep]
+
+
+def _older(folder: Path, keep: int, newest: Path) -> list[Path]:
+    found = sorted((p for p in folder.glob("step_*") if p != newest), key=lambda p: int(p.name.split("_")[1]))
+    return found[: max(0, len(found) + 1 - keep)] if keep else []
+
+
+def _point(link: Path, name: str) -> None:
+    fresh = link.with_name(".latest.partial")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    os.replace(fresh, link)
+
+
+def _sync(folder: Path) -> None:
+    """Everything on disk before the rename that makes it count."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as f:
+                os.fsync(f.fileno())
