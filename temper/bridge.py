@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class _Builder:
             AUTHOR: [t.author for t in self.turns],
             FINISH: [t.finish for t in self.turns],
             VERSION: torch.tensor([t.version for t in self.turns], dtype=torch.int64),
-            TEMPERATURE: torch.tensor([t.temperature for t in self.turns]),
+            TEMPERATURE: _floats(t.temperature for t in self.turns),
             TURN_TEXT: [t.text for t in self.turns],
             SUPPORT: [t.support for t in self.turns],
             ALLOWED: [t.allowed for t in self.turns],
@@ -99,9 +100,14 @@ class _Builder:
         if any(t.logp is not None for t in self.turns):
             taken = [t for t in self.turns if t.author != ENV]
             logp = [v for t in taken for v in (t.logp if t.logp is not None else [torch.nan] * len(t.ids))]
-            batch = batch.put(LOGP.of("behaviour"), torch.tensor(logp))
+            batch = batch.put(LOGP.of("behaviour"), _floats(logp))
         if any(t.reward is not None for t in j):
-            batch = batch.put(REWARD, torch.tensor([torch.nan if t.reward is None else t.reward for t in j]))
+            batch = batch.put(REWARD, _floats(torch.nan if t.reward is None else t.reward for t in j))
         for name in dict.fromkeys(n for t in j for n in t.rewards):
-            batch = batch.put(REWARD.of(name), torch.tensor([float(t.rewards.get(name, torch.nan)) for t in j]))
+            batch = batch.put(REWARD.of(name), _floats(t.rewards.get(name, torch.nan) for t in j))
         return batch
+
+
+def _floats(values: Iterable[float]) -> torch.Tensor:
+    """float32 [rows], also where every value is a whole number."""
+    return torch.tensor(list(values), dtype=torch.float32)
