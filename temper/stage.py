@@ -24,8 +24,11 @@ from temper.columns import Column
 
 @runtime_checkable
 class Stage(Protocol):
-    reads: tuple[Column, ...]
-    writes: tuple[Column, ...]
+    @property
+    def reads(self) -> tuple[Column, ...]: ...
+
+    @property
+    def writes(self) -> tuple[Column, ...]: ...
 
     async def __call__(self, b: Batch) -> Batch: ...
 
