@@ -1,4 +1,4 @@
-"""The one bridge between the two forms: episodes (records) to a batch (columns)."""
+"""The one bridge between the two forms: episodes (records) and a batch (columns), there and back."""
 
 from __future__ import annotations
 
@@ -22,15 +22,55 @@ from temper.columns import (
     SUPPORT,
     TASK,
     TEMPERATURE,
+    TRAJECTORY,
+    TURN,
     TURN_TEXT,
     VERSION,
 )  # fmt: skip
 from temper.episode import ENV, Episode, Trajectory, Turn
 
+BEHAVIOUR = LOGP.of("behaviour")
+
 
 def to_batch(episodes: list[Episode]) -> Batch:
     """Episodes of one request share identical ENV turns (a prompt is stored once); groups are request x role."""
     return _Builder().add(episodes).batch()
+
+
+def to_episodes(b: Batch) -> list[Episode]:
+    """One episode a request, with every turn and trajectory: for stages that edit what was rolled out.
+
+    Behaviour log-probs, rewards and their parts go along; other columns are derived again after editing.
+    """
+    group = b.structure.group.tolist()
+    out = []
+    for request in dict.fromkeys(b[REQUEST]):
+        rows = [j for j, g in enumerate(group) if b[REQUEST][g] == request]
+        part = b.select(torch.tensor([j in set(rows) for j in range(len(group))]))
+        turns = tuple(_turn_of(part, u) for u in range(part.size(TURN)))
+        trajectories = tuple(_trajectory_of(part, j) for j in range(part.size(TRAJECTORY)))
+        out.append(Episode(part[TASK][0], turns, trajectories, request, part[SPLIT][0]))
+    return out
+
+
+def _turn_of(b: Batch, u: int) -> Turn:
+    logp = None
+    if b.structure.sampled[u] and BEHAVIOUR in b:
+        values = b[BEHAVIOUR][b.structure.token_turn == u]
+        logp = None if bool(values.isnan().any()) else tuple(values.tolist())
+    return Turn(
+        tuple(b.turn_ids(u)), int(b.structure.parent[u]), b[AUTHOR][u], b[TURN_TEXT][u], logp, b[FINISH][u],
+        int(b[VERSION][u]), float(b[TEMPERATURE][u]), b[SUPPORT][u], b[ALLOWED][u],
+    )  # fmt: skip
+
+
+def _trajectory_of(b: Batch, j: int) -> Trajectory:
+    reward = float(b[REWARD][j]) if REWARD in b else float("nan")
+    parts = {c.name[7:]: float(b[c][j]) for c in b.columns if c.name.startswith("reward@")}
+    return Trajectory(
+        tuple(b.turns_of(j)), b[ROLE][j], None if reward != reward else reward,
+        {n: v for n, v in parts.items() if v == v}, b[OUTCOME][j], b[INFO][j],
+    )  # fmt: skip
 
 
 class _Builder:

@@ -1,0 +1,140 @@
+"""What every post-training recipe shares: model, data, rewards, evaluation and the arithmetic of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from temper.backends.base import AdamW, Lora, SamplingParams
+from temper.envs.single import SingleTurn
+from temper.errors import UserError
+from temper.evaluate import Evaluation
+from temper.method import Method
+from temper.objective import Update
+from temper.parts.curricula import Shuffled
+from temper.parts.rewards import Rewards
+from temper.parts.schedules import Linear, WarmUp
+from temper.policy import Policy
+from temper.rewards.load import reward_from
+from temper.run import Run
+from temper.tasks.task import Task
+
+SUITE = "quickstart"  # trained on when no data is given: reasoning-gym tasks that the bundled model can begin with
+
+
+def post_train(
+    method: Callable[[Policy], Method],
+    *,
+    name: str,
+    model: str = "temper-tiny",
+    data: str = SUITE,
+    reward: tuple[str, ...] = (),
+    weights: tuple[float, ...] | None = None,
+    eval_data: str | None = None,
+    steps: int = 60,
+    groups: int = 16,
+    attempts: int = 16,
+    lr: float = 2e-4,
+    warmup: int = 5,
+    decay: bool = False,
+    max_tokens: int = 128,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    system: str | None = None,
+    prefill: str = "",
+    lora: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    checkpointing: bool = False,
+    token_budget: int = 16384,
+    max_rows: int = 1024,
+    ahead: int = 0,
+    timeout: float = 10.0,
+    eval_tasks: int = 64,
+    eval_attempts: int = 4,
+    eval_every: int = 0,
+    save_every: int = 50,
+    seed: int = 0,
+) -> Run:
+    """Post-train a causal language model on checkable tasks.
+
+    model          a bundled name, a directory in Hugging Face format, or a hub id
+    data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
+    reward         FILE.py:function, package.module:function or a bundled name; several are added up
+    weights        one for each reward (default: 1 each)
+    eval_data      held-out tasks, in any form that data takes (default: the last part of data, which is then not trained on)
+    groups         tasks in a step
+    attempts       answers to each task, compared with one another
+    lr             peak learning rate; warmup: steps to reach it; decay: fall linearly to 0 at the end
+    max_tokens     longest answer, in tokens
+    system         a system message before every task
+    prefill        text that opens every answer and is not trained on
+    lora           rank of the adapters (0: full fine-tuning)
+    dtype          float32, or bfloat16 to compute in it
+    checkpointing  recompute activations in the backward pass, to save memory
+    token_budget   padded tokens in a micro-batch
+    max_rows       answers sampled at once
+    ahead          how many updates old the weights that sampled a batch may be
+    timeout        seconds that one call of a reward function may take
+    eval_every     steps between evaluations (0: only before and after)
+    save_every     steps between checkpoints (0: only at the end)
+    """
+    train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
+    rewards = Rewards([reward_from(r) for r in (reward or default_reward(data, bundled))], weights, timeout=timeout)
+    rewards.check([*train[:1], *held_out[:1]])
+    peak = Linear(lr, 0.0, steps) if decay else lr
+    policy = Policy(
+        model=model, optimizer=AdamW(lr=WarmUp(peak, warmup)), lora=Lora(lora, 2 * lora) if lora else None, dtype=dtype,
+        device=device, checkpointing=checkpointing, token_budget=token_budget, max_rows=max_rows,
+    )  # fmt: skip
+    m = method(policy)
+    also = ({"temperature": 0.0},) if m.greedy else ()
+    return Run(
+        name=name,
+        env=SingleTurn(system=system, prefill=prefill),
+        curriculum=Shuffled(train, attempts, seed, also),
+        roles={"solver": policy},
+        on_group=[rewards, *m.on_group],
+        on_batch=m.on_batch,
+        updates=[Update(policy, m.terms, m.epochs, m.minibatches, before=m.before, after=m.after)],
+        probes=[evaluation(held_out, train, eval_attempts, eval_every)] if held_out else [],
+        others=list(m.policies.values()),
+        steps=steps,
+        groups=groups,
+        signal=m.signal,
+        keep_silent=m.keep_silent,
+        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k),
+        ahead=ahead,
+        seed=seed,
+        save_every=save_every,
+    )
+
+
+def tasks_for(data: str, eval_data: str | None, eval_tasks: int, seed: int) -> tuple[Sequence[Task], Sequence[Task], bool]:
+    """(training tasks, held-out tasks, whether they are a bundled suite)."""
+    from temper.tasks import suites
+    from temper.tasks.data import load_tasks
+
+    if data in suites.SUITES and eval_data is None:
+        return suites.train_tasks(data, seed), suites.held_out_tasks(data, eval_tasks), True
+    tasks = load_tasks(data)
+    if eval_data is not None:
+        return tasks, load_tasks(eval_data, limit=eval_tasks), False
+    if len(tasks) < 2 * eval_tasks:
+        eval_tasks = len(tasks) // 5
+    split = len(tasks) - eval_tasks
+    return tasks[:split], tasks[split:], False
+
+
+def default_reward(data: str, bundled: bool) -> tuple[str, ...]:
+    """Tasks of reasoning-gym bring their own verifier; any other data needs to be told how it is judged."""
+    if bundled or data.startswith("rg:"):
+        return ("reasoning_gym",)
+    raise UserError("how is an answer judged? Give --reward FILE.py:function, or math_verify, exact_match, number_match")
+
+
+def evaluation(held_out: Sequence[Task], train: Sequence[Task], attempts: int, every: int, **sampling: Any) -> Evaluation:
+    """Held-out tasks; a source that training never draws from is reported as held out."""
+    trained = tuple(sorted({t.source for t in (train[:2000] if len(train) > 2000 else train)}))
+    return Evaluation(held_out, attempts, every, trained=trained, sampling=sampling)
