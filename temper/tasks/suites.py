@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
@@ -76,13 +77,24 @@ BASE_SKILLS: dict[str, float] = {
 }
 
 
-class Interleaved(Sequence[Task]):
-    """The parts' tasks in turn: part 0's first, part 1's first, …; generated when they are asked for."""
+def is_held_out(question: str) -> bool:
+    """Whether a question belongs to evaluation: a fifth of all questions, by their text, so that none is in both."""
+    return zlib.crc32(question.encode()) % 5 == 0
 
-    def __init__(self, parts: Sequence[Part], size: int, seed: int) -> None:
+
+class Interleaved(Sequence[Task]):
+    """The parts' tasks in turn: part 0's first, part 1's first, …; generated when they are asked for.
+
+    held_out  which side of `is_held_out` the questions come from; item i of a part is its first such question in a
+              window of its own
+    """
+
+    _WINDOW = 64
+
+    def __init__(self, parts: Sequence[Part], size: int, seed: int, held_out: bool) -> None:
         each = -(-size // len(parts))
-        self.parts, self.size = parts, size
-        self.sources = [part.tasks(each, seed) for part in parts]
+        self.parts, self.size, self.held_out = parts, size, held_out
+        self.sources = [part.tasks(each * self._WINDOW, seed) for part in parts]
 
     def __len__(self) -> int:
         return self.size
@@ -95,8 +107,11 @@ class Interleaved(Sequence[Task]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.size))]
         turn, which = divmod(range(self.size)[index], len(self.parts))
-        task: Task = self.sources[which][turn]
-        return replace(task, source=self.parts[which].label)
+        for candidate in range(turn * self._WINDOW, (turn + 1) * self._WINDOW):
+            task: Task = self.sources[which][candidate]
+            if is_held_out(str(task.prompt)) == self.held_out:
+                return replace(task, source=self.parts[which].label)
+        raise ValueError(f"{self.parts[which].label} has too few questions to keep some from training")
 
 
 def suite(name: str) -> Suite:
@@ -108,10 +123,10 @@ def suite(name: str) -> Suite:
 
 def train_tasks(name: str, seed: int = 0, size: int = 100_000) -> Sequence[Task]:
     """A suite's training tasks, the parts in turn."""
-    return Interleaved(suite(name).train, size, TRAIN_SEED + seed)
+    return Interleaved(suite(name).train, size, TRAIN_SEED + seed, held_out=False)
 
 
 def held_out_tasks(name: str, size: int, seed: int = HELD_OUT_SEED) -> Sequence[Task]:
     """A suite's evaluation tasks: fresh questions of what is trained on, and the parts that never are."""
     found = suite(name)
-    return Interleaved((*found.train, *found.held_out), size, seed)
+    return Interleaved((*found.train, *found.held_out), size, seed, held_out=True)
