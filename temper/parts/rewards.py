@@ -144,9 +144,10 @@ class Tally:
     def add(self, name: str, verdicts: Iterable[Verdict]) -> None:
         kept = self.values.setdefault(name, [])
         for v in verdicts:
-            self.outcomes[v.outcome.partition(":")[0]] += 1
             if not math.isnan(v.value):
                 kept.append(v.value)
+            why = "not_applicable" if v.outcome == "ok" and math.isnan(v.value) else v.outcome.partition(":")[0]
+            self.outcomes[why] += 1
             for key, extra in v.extras.items():
                 if not math.isnan(extra):
                     self.values.setdefault(f"{name}/{key}", []).append(extra)

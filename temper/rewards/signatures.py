@@ -18,11 +18,12 @@ from typing import Any
 
 from temper.errors import UserError
 from temper.rewards.reference import name_of
+from temper.rewards.verdict import Notes
 from temper.tasks.task import Task
 
 STYLES = ("temper", "trl", "verl")
 _OWN = ("completion", "prompt", "answer", "task", "messages")
-_TRL = ("prompts", "completions", "completion_ids", "trainer_state")
+_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 _VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 
 
@@ -58,7 +59,7 @@ class Row:
         """What the data row and the environment hold besides prompt and completion, by name."""
         answer = {} if self.task.answer is None else {"answer": self.task.answer}
         found = {**answer, **self.task.info, **self.noted}
-        return {k: v for k, v in found.items() if k not in ("prompt", "completion", "task", "messages")}
+        return {k: v for k, v in found.items() if k not in ("prompt", "completion", "completion_ids")}
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class Signature:
             found["completion_ids"] = [row.completion_ids for row in rows]
         if self.wants("trainer_state"):
             found["trainer_state"] = SimpleNamespace(global_step=max(row.version for row in rows))
+        notes = Notes()
+        found |= {"log_extra": notes.extra, "log_metric": notes.metric}
         return {k: v for k, v in found.items() if self.wants(k)}
 
     def _verl(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -161,6 +164,6 @@ class Signature:
 
 def detect(takes: Sequence[str]) -> str:
     """The style that the parameter names suggest."""
-    if "completions" in takes or "prompts" in takes:
+    if {"completions", "prompts", "completion_ids"} & set(takes):
         return "trl"
     return "verl" if "solution_str" in takes else "temper"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 NAN = math.nan
@@ -22,6 +22,28 @@ class Verdict:
     value: float = NAN
     outcome: str = "ok"
     extras: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Notes:
+    """What a TRL function logs while it is called: `extra(column, values)` a value a row, `metric(name, value)` one."""
+
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def extra(self, column: str, values: Sequence[Any]) -> None:
+        self.columns[column] = list(values)
+
+    def metric(self, name: str, value: Any) -> None:
+        self.numbers[name] = value
+
+    def added_to(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """The verdicts with the numbers among the notes as their extras."""
+        noted = []
+        for i, v in enumerate(verdicts):
+            mine = {**self.numbers, **{k: c[i] for k, c in self.columns.items() if i < len(c)}}
+            noted.append(replace(v, extras={**v.extras, **_numbers(mine)}))
+        return noted
 
 
 def read_one(returned: Any) -> Verdict:
@@ -78,6 +100,12 @@ def brief(value: Any) -> str:
 def _read_mapping(returned: Mapping[Any, Any]) -> Verdict:
     if "score" not in returned:
         return Verdict(outcome=f'invalid: returned a mapping without "score" (it has: {", ".join(map(str, returned))})')
-    score = read_one(returned["score"]) if not isinstance(returned["score"], Mapping) else Verdict(outcome="invalid: …")
-    numbers = {str(k): as_number(v) for k, v in returned.items() if k != "score"}
-    return Verdict(score.value, score.outcome, {k: v for k, v in numbers.items() if v is not None})
+    if isinstance(returned["score"], Mapping):
+        return Verdict(outcome='invalid: returned a mapping whose "score" is a mapping')
+    score = read_one(returned["score"])
+    return Verdict(score.value, score.outcome, _numbers({k: v for k, v in returned.items() if k != "score"}))
+
+
+def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
+    found = {str(k): as_number(v) for k, v in values.items()}
+    return {k: v for k, v in found.items() if v is not None}

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from temper.rewards.verdict import Verdict, failure, read_many, read_one
+from temper.rewards.verdict import Notes, Verdict, failure, read_many, read_one
 
 HEADER = struct.Struct("<Q")
 READY, FAILED, UNREADABLE = "ready", "failed", "unreadable"
@@ -111,7 +111,13 @@ async def _await(awaitable: Any) -> Any:
 
 
 def _read(call: Call, returned: Any) -> list[Verdict]:
-    return read_many(returned, call.rows) if call.many else [read_one(returned)]
+    if not call.many:
+        return [read_one(returned)]
+    verdicts = read_many(returned, call.rows)
+    notes = {id(n): n for n in (getattr(call.arguments.get(k), "__self__", None) for k in ("log_extra", "log_metric"))}
+    for one in notes.values():
+        verdicts = one.added_to(verdicts) if isinstance(one, Notes) else verdicts
+    return verdicts
 
 
 def is_async(function: Function) -> bool:
