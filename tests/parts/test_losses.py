@@ -179,7 +179,7 @@ def test_off_policy_mask_drops_unlikely_mistakes_only():
 
 def test_sequence_ratios_are_taken_over_the_terms_tokens_only():
     # the second token is a demonstration's (no behaviour log-prob): the mean is the first's alone
-    b, logp = tokens([1.1, 7.0], [1.0, 1.0])
+    b, _ = tokens([1.1, 7.0], [1.0, 1.0])
     b = column(b, BEHAVIOUR, [-1.0, nan])
     for loss, value in ((GSPO(0.5, 0.5), -1.1), (GMPO(), -1.1)):
         values, _ = Term("policy", loss).values(b)

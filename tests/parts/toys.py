@@ -56,7 +56,7 @@ def of_request(r: Recorder, request: str) -> Episode:
 
 
 def tree(rewards: tuple[float | None, float | None] = (1.0, 0.0)) -> Batch:
-    """Two trajectories that share a sampled turn of 2 tokens, then 1 and 3 tokens of their own (rows 0 1 | 2 | 3 4 5)."""
+    """Two trajectories: a shared sampled turn of 2 tokens, then 1 and 3 tokens of their own (rows 0 1 | 2 | 3 4 5)."""
     r = recorder()
     stem = r.sampled(said(2), r.add((0, 1)))
     left, right = r.sampled(said(1, 1), stem), r.sampled(said(3, 2), stem)
