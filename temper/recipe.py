@@ -83,7 +83,10 @@ def signature(recipe: Callable[..., Any]) -> list[Option]:
 
 
 def helps(doc: str | None, names: Iterable[str]) -> dict[str, str]:
-    """{option: text} from the lines `name  text` of a docstring; `one, two  text` documents both."""
+    """{option: text} from the lines `name  text` of a docstring.
+
+    `one, two  text` documents both, `one  text; two: text` each, and indented lines go on.
+    """
     known = set(names)
     lines = inspect.cleandoc(doc or "").splitlines()
     start = lines.index("") if "" in lines else len(lines)
@@ -99,7 +102,19 @@ def helps(doc: str | None, names: Iterable[str]) -> dict[str, str]:
             found |= {name: f"{found[name]} {line.strip()}" for name in current}
         else:
             current = []
-    return found
+    return {**_inner(found, known), **{name: _outer(text, known) for name, text in found.items()}}
+
+
+def _outer(text: str, known: set[str]) -> str:
+    """What a line says about the option it stands beside: up to `; other: …`."""
+    kept = [text.split("; ")[0], *(p for p in text.split("; ")[1:] if p.partition(":")[0] not in known)]
+    return "; ".join(kept)
+
+
+def _inner(found: Mapping[str, str], known: set[str]) -> dict[str, str]:
+    """{other: text} of every `; other: text` in a line."""
+    pieces = [p.partition(": ") for text in found.values() for p in text.split("; ")[1:]]
+    return {name: text for name, colon, text in pieces if colon and name in known}
 
 
 def summary(doc: str | None) -> str:

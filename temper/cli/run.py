@@ -1,0 +1,309 @@
+"""`temper run`: a recipe with options becomes a run, and is trained."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from temper.cli import DEBUG, fail, find, options, plan
+from temper.errors import UserError
+from temper.recipe import Option, signature, summary
+
+if TYPE_CHECKING:
+    from temper.run import Run
+
+
+def common(
+    *,
+    out: Path | None = None,
+    resume: bool | Path = False,
+    dry_run: bool = False,
+    threads: int = 0,
+) -> None:
+    """What every run takes.
+
+    out      the run directory (default: runs/RECIPE-MODEL-sSEED, with a number when that is taken)
+    resume   continue the run in --out, or in the directory given here; options are those it was started with
+    dry_run  show the resolved run and the arithmetic of a step; nothing is loaded or written
+    threads  of torch (default: all cores, at most 4)
+    """
+
+
+COMMON = signature(common)
+USAGE = "temper run RECIPE [--option value …]     RECIPE: a name, FILE.py, or FILE.py:function"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A command line, resolved."""
+
+    target: find.Target
+    given: Mapping[str, Any]  # options of the recipe
+    own: Mapping[str, Any]  # options of every run
+    argv: tuple[str, ...]
+
+    @property
+    def resume(self) -> Path | None:
+        return _resumed(self.own)
+
+
+def run(argv: list[str]) -> int:
+    """The command; its help comes from the recipe's source."""
+    if not argv or (options.wants_help(argv) and argv[0].startswith("-")):
+        print("\n".join([USAGE, "", *_recipes(), "", "every run", *options.table(COMMON)]))
+        return 0
+    if options.wants_help(argv):
+        print(recipe_help(find.target(argv[0])))
+        return 0
+    asked = resolve(argv)
+    phases = build(asked)
+    if asked.own.get("dry_run"):
+        print("\n".join(plan.lines(phases)))
+        return 0
+    return train(phases, asked)
+
+
+def resolve(argv: list[str]) -> Asked:
+    """Which recipe with which options; what a resumed run was started with comes first."""
+    named = not argv[0].startswith("-")
+    own_options = argv[1:] if named else argv
+    if not named:
+        before = earlier(_resumed(options.parse(argv, COMMON)) or _no_recipe())
+        argv = [before[0], *argv]
+    target = find.target(argv[0])
+    told = target.options()
+    if told is not None:
+        _check_names(own_options, told)
+    found = signature(target.load())
+    everything = [*found, *(o for o in COMMON if o.name not in {f.name for f in found})]
+    values = options.parse(argv[1:], everything)
+    words = _words(argv[1:], everything, drop=("resume", "out", "dry_run", "threads"))
+    folder = _resumed(values)
+    if folder is not None:
+        before = earlier(folder)
+        if before[0] != _spelled(target):
+            raise UserError(f"{folder} is a run of {before[0]}, not of {_spelled(target)}")
+        values = {**options.parse(before[1:], everything), **values}
+        words = [*before[1:], *words]
+    options.demand(values, found, f"temper run {argv[0]}")
+    return Asked(
+        target,
+        {o.name: values[o.name] for o in found if o.name in values},
+        {o.name: values[o.name] for o in COMMON if o.name in values},
+        ("run", _spelled(target), *words),
+    )
+
+
+def build(asked: Asked) -> list[Run]:
+    """The recipe's phases, each with its directory."""
+    from temper.run import Run
+
+    quiet_libraries()
+    recipe = asked.target.load()
+    try:
+        made = recipe(**asked.given)
+    except UserError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        raise refused(error, asked.target)
+    phases = list(made) if isinstance(made, (list, tuple)) else [made]
+    if not phases or not all(isinstance(p, Run) for p in phases):
+        raise UserError(f"recipe {asked.target.text!r} returned {type(made).__name__}, not a Run or a list of them")
+    out = asked.resume or asked.own.get("out") or _free(phases[0])
+    for n, phase in enumerate(phases):
+        phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
+        phase.argv, phase.resume = asked.argv, asked.resume is not None
+    return phases
+
+
+def train(phases: list[Run], asked: Asked) -> int:
+    """Train, and say in one line what became of it when it did not end well."""
+    import torch
+
+    from temper.loop import train_all
+
+    torch.set_num_threads(asked.own.get("threads") or default_threads())
+    out = folder_of(phases)
+    try:
+        asyncio.run(train_all(phases))
+    except UserError:
+        raise
+    except KeyboardInterrupt:
+        return fail(f"interrupted; continue with: temper run --resume {shlex.quote(str(out))}", 130)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        return crashed(error, out)
+    return 0
+
+
+def refused(error: Exception, target: find.Target) -> UserError:
+    """A recipe that could not be called with these options, as one line."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError) and find.inside_temper(error):
+        return UserError(said)
+    where = find.line_of(error, target.path)
+    return UserError(f"{target.path.name}{where}: {type(error).__name__}: {said} ({DEBUG}=1 shows the traceback)")
+
+
+def crashed(error: Exception, out: Path) -> int:
+    """The traceback goes to a file; one line says where, and what the run was doing."""
+    log = out / "crash.log"
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    try:
+        log.write_text("".join(traceback.format_exception(error)))
+        where = f"; the traceback is in {log}"
+    except OSError:
+        where = f"; {DEBUG}=1 shows the traceback"
+    hint = " (less memory: a lower --token-budget, --max-rows or --groups)" if _memory(error) else ""
+    return fail(f"{what}{hint}, in {stage_of(error)}{where}", 1)
+
+
+STAGES = {
+    "opened": "loading", "gather": "rollout", "attempt": "rollout", "play": "rollout", "update": "the update",
+    "publish": "publishing weights", "report": "reporting", "save": "a checkpoint", "finish": "the end of the run",
+    "begin": "the start of the run", "_probe": "evaluation",
+}  # fmt: skip
+
+
+def stage_of(error: BaseException) -> str:
+    """The part of the loop that an exception came out of."""
+    found, trace = "the run", error.__traceback__
+    while trace is not None:
+        code, here = trace.tb_frame.f_code, trace.tb_frame.f_locals
+        if code.co_filename.endswith(("temper/loop.py", "temper/run.py", "temper/report.py")):
+            if code.co_name == "apply" and "stage" in here:
+                found = f"stage {type(here['stage']).__name__}"
+            found = STAGES.get(code.co_name, found)
+        trace = trace.tb_next
+    return found
+
+
+def recipe_help(target: find.Target) -> str:
+    """Help of a recipe: its own options, those it shares, those of every run."""
+    told = target.options()
+    known = told if told is not None else signature(target.load())
+    doc = _doc(target)
+    lines = [f"temper run {target.text} [--option value …]", "", summary(doc)]
+    for owner in dict.fromkeys(o.recipe for o in known):
+        mine = [o for o in known if o.recipe == owner]
+        title = "options" if owner == target.function else f"options shared with other recipes ({owner})"
+        lines += ["", title, *options.table(mine)]
+    shared = [o for o in COMMON if o.name not in {k.name for k in known}]
+    return "\n".join([*lines, "", "every run", *options.table(shared)])
+
+
+def earlier(folder: Path) -> list[str]:
+    """[recipe, options…] that the run in `folder` was started with."""
+    for path in (folder / "run.json", *sorted(folder.glob("*/run.json"))):
+        if path.is_file():
+            argv = json.loads(path.read_text()).get("argv") or []
+            if len(argv) > 1 and argv[0] == "run":
+                return list(argv[1:])
+            raise UserError(f"{path} does not say which recipe it is of: name it, temper run RECIPE --resume {folder}")
+    raise UserError(f"there is no run in {folder} to resume: it has no run.json")
+
+
+def default_threads() -> int:
+    """All cores that this process may use, at most 4; what OMP_NUM_THREADS says comes first."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(said) if said.isdigit() and int(said) else max(1, min(4, cores))
+
+
+def quiet_libraries() -> None:
+    """No telemetry, no warnings about forked tokenizers."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def folder_of(phases: list[Run]) -> Path:
+    out = Path(str(phases[0].out))
+    return out if len(phases) == 1 else out.parent
+
+
+def _free(phase: Run) -> Path:
+    from temper.report import free_folder
+
+    model = next(iter(phase.policies.values())).model
+    return free_folder(phase.name, model, phase.seed)
+
+
+def _resumed(values: Mapping[str, Any]) -> Path | None:
+    """The directory to continue in."""
+    asked = values.get("resume", False)
+    if asked is False:
+        return None
+    folder = values.get("out") if asked is True else asked
+    if folder is None:
+        raise UserError("which run? --resume DIR, or --resume with --out DIR")
+    if not Path(folder).is_dir():
+        raise UserError(f"there is no directory {folder} to resume from")
+    return Path(folder)
+
+
+def _no_recipe() -> Any:
+    raise UserError("which recipe? temper run RECIPE, or temper run --resume DIR; temper list recipes shows them")
+
+
+def _check_names(argv: list[str], told: list[Option]) -> None:
+    """An unknown option is refused before anything heavy is imported."""
+    from temper.errors import unknown
+
+    known = {o.name for o in (*told, *COMMON)}
+    for word in argv:
+        if not word.startswith("--") or word == "--":
+            continue
+        name = word[2:].partition("=")[0].replace("-", "_")
+        if name not in known and name.removeprefix("no_") not in known:
+            flags = [o.flag for o in (*told, *COMMON)]
+            raise unknown("option", word.partition("=")[0], flags)
+
+
+def _words(argv: list[str], known: list[Option], drop: tuple[str, ...]) -> list[str]:
+    """The command line without some options."""
+    kept: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        taken = options.extent(word, rest, known)
+        name = word[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
+        if name not in drop and word[2:].partition("=")[0].replace("-", "_") not in drop:
+            kept += [word, *rest[:taken]]
+        rest = rest[taken:]
+    return kept
+
+
+def _spelled(target: find.Target) -> str:
+    """The recipe as a later process can find it."""
+    return target.text if target.bundled else f"{target.path}:{target.function}"
+
+
+def _doc(target: find.Target) -> str:
+    import ast
+
+    from temper.cli import source
+
+    function = source.read(target.path).functions.get(target.function)
+    return (ast.get_docstring(function) or "") if function is not None else ""
+
+
+def _recipes() -> list[str]:
+    from temper.cli import source
+
+    found = source.recipes()
+    width = max((len(n) for n in found), default=0)
+    return [f"  {name:<{width}}   {entry.title}" for name, entry in found.items()]
+
+
+def _memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
