@@ -63,7 +63,7 @@ def post_train(
     data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
     reward         FILE.py:function, package.module:function or a bundled name; several are added up
     weights        one for each reward (default: 1 each)
-    eval_data      held-out tasks, in any form that data takes (default: the last part of data, which is then not trained on)
+    eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
     groups         tasks in a step
     attempts       answers to each task, compared with one another
     lr             peak learning rate; warmup: steps to reach it; decay: fall linearly to 0 at the end
@@ -111,7 +111,9 @@ def post_train(
     )
 
 
-def tasks_for(data: str, eval_data: str | None, eval_tasks: int, seed: int) -> tuple[Sequence[Task], Sequence[Task], bool]:
+def tasks_for(
+    data: str, eval_data: str | None, eval_tasks: int, seed: int
+) -> tuple[Sequence[Task], Sequence[Task], bool]:
     """(training tasks, held-out tasks, whether they are a bundled suite)."""
     from temper.tasks import suites
     from temper.tasks.data import load_tasks
@@ -131,10 +133,14 @@ def default_reward(data: str, bundled: bool) -> tuple[str, ...]:
     """Tasks of reasoning-gym bring their own verifier; any other data needs to be told how it is judged."""
     if bundled or data.startswith("rg:"):
         return ("reasoning_gym",)
-    raise UserError("how is an answer judged? Give --reward FILE.py:function, or math_verify, exact_match, number_match")
+    raise UserError(
+        "how is an answer judged? Give --reward FILE.py:function, or math_verify, exact_match, number_match"
+    )
 
 
-def evaluation(held_out: Sequence[Task], train: Sequence[Task], attempts: int, every: int, **sampling: Any) -> Evaluation:
+def evaluation(
+    held_out: Sequence[Task], train: Sequence[Task], attempts: int, every: int, **sampling: Any
+) -> Evaluation:
     """Held-out tasks; a source that training never draws from is reported as held out."""
     trained = tuple(sorted({t.source for t in (train[:2000] if len(train) > 2000 else train)}))
     return Evaluation(held_out, attempts, every, trained=trained, sampling=sampling)

@@ -22,6 +22,8 @@ def grpo(beta: float = 0.0, clip: float = 0.2, minibatches: int = 1, **options: 
 
     def make(policy: Any) -> Any:
         reference = policy.reference() if beta else None
-        return method(policy, reference=reference, beta=beta, clip=clip, per=seq_mean_token_mean, minibatches=minibatches)
+        return method(
+            policy, reference=reference, beta=beta, clip=clip, per=seq_mean_token_mean, minibatches=minibatches
+        )
 
     return post_train(make, name="grpo", **options)
