@@ -6,12 +6,12 @@ whole batch, from log-probs before the update: the choice does not depend on how
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from temper import streams
 from temper.carrier import Batch
 from temper.columns import (
     ADVANTAGE,
@@ -197,7 +197,8 @@ class ClipCovSelect:
     async def __call__(self, b: Batch) -> Batch:
         cov = covariance(b, self.old)
         within = ((cov > self.low) & (cov < self.high)).nonzero().flatten()
-        order = torch.randperm(len(within), generator=stream("clip-cov", self.seed, self.calls))
+        generator = torch.Generator().manual_seed(streams.key(self.seed, "clip-cov", self.calls))
+        order = torch.randperm(len(within), generator=generator)
         self.calls += 1
         kept = torch.ones_like(cov)
         kept[within[order[: how_many(self.share, cov)]]] = 0.0
@@ -227,9 +228,3 @@ class KLCovSelect:
         cov = covariance(b, self.old)
         top = cov.nan_to_num(nan=-torch.inf).topk(how_many(self.share, cov)).indices
         return b.put(KL_SELECTED, torch.zeros_like(cov).index_fill(0, top, 1.0))
-
-
-def stream(name: str, seed: int, call: int) -> torch.Generator:
-    """A random stream that is a function of who draws, the seed and when."""
-    digest = hashlib.blake2b(f"{name}/{seed}/{call}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

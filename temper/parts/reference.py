@@ -16,7 +16,7 @@ class RefreshReference:
     """π_ref ← α·π_θ + (1−α)·π_ref in weight space every `every` optimiser steps: a hook for after the step.
 
     TR-DPO (Gorbatovski et al. 2024, arXiv 2404.09656): α = 0.6 is its soft update, α = 1 its hard one. Its state is
-    the count and, once refreshed, the reference's weights, which no checkpoint holds otherwise.
+    the count; a checkpoint holds the weights of a reference that has moved.
     """
 
     reference: Any
@@ -36,11 +36,8 @@ class RefreshReference:
     def _mix(self, new: Tensor, old: Tensor) -> Tensor:
         return self.alpha * new.to(old.device, old.dtype) + (1 - self.alpha) * old
 
-    def state_dict(self) -> dict[str, Any]:
-        moved = self.steps >= self.every
-        weights = {n: w.detach().cpu().clone() for n, w in self.reference.learner.weights().items()} if moved else {}
-        return {"steps": self.steps, "weights": weights}
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.steps = state["steps"]
-        self.reference.learner.load(state["weights"])

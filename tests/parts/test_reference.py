@@ -24,19 +24,15 @@ def test_the_reference_follows_every_n_steps():
     assert reference.theta.tolist() == pytest.approx([2.88, 2.88])
 
 
-def test_it_resumes_with_the_references_weights():
+def test_it_resumes_between_two_refreshes():
     policy, reference = SoftmaxPolicy(0), SoftmaxPolicy(1)
-    hook = RefreshReference(reference, 0.5, 2)
+    before = reference.theta
+    hook = RefreshReference(reference, 0.5, 4)
     steps(hook, policy, 3)
-    fresh = SoftmaxPolicy(1)
-    resumed = RefreshReference(fresh, 0.5, 2)
+    resumed = RefreshReference(reference, 0.5, 4)
     resumed.load_state_dict(hook.state_dict())
-    assert torch.equal(fresh.theta, reference.theta)
-    other = SoftmaxPolicy(0)
-    other.theta = policy.theta
-    steps(hook, policy, 1)
-    steps(resumed, other, 1)
-    assert torch.equal(fresh.theta, reference.theta)
+    steps(resumed, policy, 1)
+    assert torch.equal(reference.theta, 0.5 * policy.theta + 0.5 * before)
 
 
 def test_a_reference_without_weights_is_refused():

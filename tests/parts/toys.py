@@ -107,6 +107,9 @@ class SoftmaxPolicy:
     def update(self, b: Batch, terms: list[Term]) -> dict[str, float]:
         gradient = self.gradient(b, terms)
         self.theta = self.theta - self.lr * gradient
+        for parameter in (p for t in terms for m in getattr(t.loss, "modules", ()) for p in m.parameters()):
+            parameter.data -= self.lr * parameter.grad
+            parameter.grad = None
         self.step += 1
         return {"grad_norm": gradient.norm().item()}
 
