@@ -94,7 +94,8 @@ def math_verify(completion: str, answer: Any) -> float | None:
         return None
     rest = completion.rpartition("</think>")[2]
     tagged = _ANSWER.findall(rest)
-    return float(verify(gold, parse(tagged[-1] if tagged else rest)))
+    readings = [tagged[-1], f"${tagged[-1].strip()}$"] if tagged else [rest]  # what is in tags may be a bare formula
+    return float(any(verify(gold, parse(reading)) for reading in readings))
 
 
 def _as_latex(text: str) -> str:

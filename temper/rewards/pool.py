@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 from temper.errors import UserError
 from temper.rewards import worker
 from temper.rewards.reference import Reference
-from temper.rewards.verdict import Verdict
-from temper.rewards.worker import FAILED, UNREADABLE, Call
+from temper.rewards.verdict import Verdict, failure
+from temper.rewards.worker import FAILED, TAKEN, Call
 
 START_SECONDS = 120.0  # for the worker's imports; a user's file may import large libraries
 GRACE_SECONDS = 1.0  # beyond the deadline, when the worker keeps the deadlines of asynchronous calls itself
+RETRIES = 2  # new processes for calls that no process has begun
 CHUNK = 64  # calls sent to a worker at once
 _BOOT = "import sys; sys.path[:0] = sys.argv[1:2]; from temper.rewards.worker import main; main()"
 Answers = list[list[Verdict]]
@@ -123,20 +124,36 @@ class Worker:
         answers: dict[int, list[Verdict]] = {}
         careful = False
         while remaining := [(i, c) for i, c in enumerate(calls) if i not in answers]:
-            if self.closed:
-                answers |= {i: _all(c, "infrastructure: the rewards were closed") for i, c in remaining}
-                break
-            if self.process is None or self.process.poll() is not None:
-                self._begin()
-            careful = self._exchange(dict(remaining[:1] if careful else remaining), answers) or careful
+            waiting = dict(remaining[:1] if careful else remaining)
+            refusal = self._offer(waiting)
+            if refusal is None:
+                careful = self._collect(waiting, answers) or careful
+            elif len(waiting) == 1 or self.closed:
+                answers |= {i: _all(c, refusal) for i, c in waiting.items()}
+            else:
+                careful = True
         return [answers[i] for i in range(len(calls))]
 
-    def _exchange(self, waiting: dict[int, Call], answers: dict[int, list[Verdict]]) -> bool:
-        """Send calls and collect answers until one must be blamed. True when it is not known which: asynchronous calls
-        run in company, and when they stall or crash together they are asked again one at a time."""
-        if not self._send([c._replace(number=i) for i, c in waiting.items()]):
-            self.kill()  # it ended while idle: nobody's fault, all is sent again
-            return False
+    def _offer(self, waiting: dict[int, Call]) -> str | None:
+        """Send calls; None once the process has them, else the outcome of what could not be sent."""
+        try:
+            frame = worker.pack([c._replace(number=i) for i, c in waiting.items()])
+        except Exception as error:
+            return failure(error).outcome
+        for _ in range(1 + RETRIES):  # a process that ended while idle is nobody's fault
+            if self.closed:
+                return "infrastructure: the rewards were closed"
+            if self.process is None or self.process.poll() is not None:
+                self._begin()
+            received = self._receive(START_SECONDS) if self._send(frame) else None
+            if isinstance(received, tuple):
+                return None if received[0] == TAKEN else str(received[1])
+            self.kill()
+        return "crash: the process ended before it had read the arguments"
+
+    def _collect(self, waiting: dict[int, Call], answers: dict[int, list[Verdict]]) -> bool:
+        """Answers as they come, until one call must be blamed for none. True when it is not known which: asynchronous
+        calls run in company, and when they stall or crash together they are asked again one at a time."""
         alone = len(waiting) == 1
         grace = GRACE_SECONDS if any(self._asynchronous(c) for c in waiting.values()) else 0.0
         while waiting:
@@ -146,12 +163,9 @@ class Worker:
                 if guilty is not None:
                     answers[guilty] = _all(waiting[guilty], received)
                 return guilty is None
-            index, verdicts = received
-            if index == UNREADABLE:
-                answers |= {i: _all(c, verdicts) for i, c in waiting.items()}
-                return False
-            answers[index] = verdicts
-            del waiting[index]
+            number, verdicts = received
+            answers[number] = verdicts
+            del waiting[number]
         return False
 
     def _asynchronous(self, call: Call) -> bool:
@@ -175,17 +189,17 @@ class Worker:
             "functions": [f.blob for f in self.functions],
             "timeout": self.timeout,
         }
-        received = self._receive(START_SECONDS) if self._send(setup) else "crash: it ended at once"
+        received = self._receive(START_SECONDS) if self._send(worker.pack(setup)) else "crash: it ended at once"
         if isinstance(received, str) and not self.closed:
             raise UserError(f"the process for reward functions did not start: {received}")
-        if received[0] == FAILED:
+        if isinstance(received, tuple) and received[0] == FAILED:
             self.kill()
             raise UserError(f"a reward function cannot be loaded in its own process: {received[1]}")
 
-    def _send(self, content: Any) -> bool:
+    def _send(self, frame: bytes) -> bool:
         assert self.process is not None and self.process.stdin is not None
         try:
-            self.process.stdin.write(worker.pack(content))
+            self.process.stdin.write(frame)
             self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             return False

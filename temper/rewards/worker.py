@@ -4,7 +4,8 @@ Its standard input carries frames from the pool, its standard output carries fra
 an empty input and an output that is thrown away. A frame is an 8-byte length and a pickle.
 
     in    {"path", "parent", "modules", "functions", "timeout"} once, then lists of calls
-    out   ("ready", None) or ("failed", why) once, then (number, [Verdict, …]) as each call ends
+    out   ("ready", None) or ("failed", why) once; for each list ("taken", None) or ("refused", why), and after the
+          former (number, [Verdict, …]) as each call ends
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 from temper.rewards.verdict import Notes, Verdict, failure, read_many, read_one
 
 HEADER = struct.Struct("<Q")
-READY, FAILED, UNREADABLE = "ready", "failed", "unreadable"
+READY, FAILED, TAKEN, REFUSED = "ready", "failed", "taken", "refused"
 INSIDE = False  # True in a worker: a pool must not be built there
 Function = Callable[..., Any]
 
@@ -60,8 +61,9 @@ def serve(source: int, sink: int) -> None:
         try:
             calls = [Call(*c) for c in pickle.loads(frame)]
         except Exception as error:  # an argument whose class cannot be found here
-            write_frame(sink, (UNREADABLE, failure(error).outcome))
+            write_frame(sink, (REFUSED, failure(error).outcome))
             continue
+        write_frame(sink, (TAKEN, None))
         _answer(calls, functions, setup["timeout"], loop, sink)
 
 
