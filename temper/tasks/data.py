@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from temper import install
 from temper.errors import UserError
 from temper.tasks.rows import Keys, Malformed, to_task
 from temper.tasks.task import Task
@@ -48,7 +49,7 @@ def load_tasks(
     if isinstance(source, str) and source.startswith("rg:"):
         return _reasoning_gym(source, split, limit, keys)
     if not isinstance(source, str | Path):
-        return _tasks(enumerate(source), "rows", "row {}", "rows", limit, keys)
+        return _tasks(enumerate(source, 1), "rows", "row {}", "rows", limit, keys)
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split, limit, keys)
@@ -163,7 +164,7 @@ def _folder(path: Path, split: str, limit: int | None, keys: Keys) -> list[Task]
 
 def _no_file(path: Path) -> UserError:
     beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.7)
     return UserError(f"no file {path}{'; did you mean ' + ' or '.join(near) + '?' if near else ''}")
 
 
@@ -207,6 +208,8 @@ def _hub(name: str, config: str | None, split: str, limit: int | None, keys: Key
 
 def _perhaps_gym(name: str) -> None:
     """UserError when Reasoning Gym has a data set of this name."""
+    if not install.has("reasoning_gym"):
+        return
     try:
         from temper.tasks.reasoning_gym import names
 
