@@ -197,7 +197,7 @@ def test_unknown_columns_name_what_exists(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sum.jsonl", r"no file .*sum\.jsonl; did you mean sums\.jsonl\?"),
+        ("sum.jsonl", r"no file .*sum\.jsonl; did you mean sums\.jsonl"),
         ("sums.txt", r"sums\.txt is none of the files that hold tasks: \.jsonl"),
         ("empty", "empty holds no tasks"),
         ("bad.json", r"bad\.json, line 2: not JSON"),
