@@ -60,6 +60,7 @@ class Evaluation:
         self.results: dict[str, dict[str, Any]] = {}
         self.passes: dict[str, list[list[bool]]] = {}
         self.examples: dict[str, list[tuple[str, float]]] = {}
+        self.dropped: dict[str, int] = {}  # of the last evaluation: reason -> attempts
 
     def due(self, step: int, steps: int) -> bool:
         return step in (0, steps) or bool(self.every and step % self.every == 0)
@@ -89,6 +90,9 @@ class Evaluation:
         with run.timed("evaluation"):
             counts, run.counts = run.counts, {}
             groups = await asyncio.gather(*[play(run, r, self.seed) for r in requests])
+            self.dropped = {
+                k.removeprefix("dropped/"): int(n) for k, n in run.counts.items() if k.startswith("dropped/")
+            }
             run.counts = counts
         return [answers_of(g, t, self.attempts) for g, t in zip(groups, self.tasks)]
 

@@ -85,36 +85,56 @@ def signature(recipe: Callable[..., Any]) -> list[Option]:
 def helps(doc: str | None, names: Iterable[str]) -> dict[str, str]:
     """{option: text} from the lines `name  text` of a docstring.
 
-    `one, two  text` documents both, `one  text; two: text` each, and indented lines go on.
+    `one, two  text` documents both, `one  text; two: text` each, and indented lines go on. A docstring that is one
+    paragraph `one: text; two: text` does it too.
     """
     known = set(names)
     lines = inspect.cleandoc(doc or "").splitlines()
-    start = lines.index("") if "" in lines else len(lines)
     found: dict[str, str] = {}
-    current: list[str] = []
-    for line in lines[start:]:
-        match = re.match(r"([a-z_][\w]*(?:, [a-z_][\w]*)*)\s+(\S.*)$", line)
-        mine = match.group(1).split(", ") if match else []
-        if match and known.issuperset(mine):
-            current = mine
-            found |= dict.fromkeys(current, match.group(2).strip())
-        elif current and line.startswith(" "):
-            found |= {name: f"{found[name]} {line.strip()}" for name in current}
-        else:
-            current = []
-    return {**_inner(found, known), **{name: _outer(text, known) for name, text in found.items()}}
+    for first, last in _entries(lines, known):
+        mine, text = _ENTRY.match(lines[first]).groups()  # type: ignore[union-attr]
+        said = " ".join([text.strip(), *(line.strip() for line in lines[first + 1 : last])])
+        found |= dict.fromkeys(mine.split(", "), said)
+    if not found:
+        return _inner(["; " + summary(doc)], known)
+    return {**_inner(found.values(), known), **{name: _outer(text, known) for name, text in found.items()}}
+
+
+def prose(doc: str | None, names: Iterable[str]) -> str:
+    """A docstring without the lines that describe options."""
+    lines = inspect.cleandoc(doc or "").splitlines()
+    gone = {n for first, last in _entries(lines, set(names)) for n in range(first, last)}
+    kept = "\n".join(line for n, line in enumerate(lines) if n not in gone)
+    return re.sub(r"\n{3,}", "\n\n", kept).strip()
+
+
+_ENTRY = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*)\s+(\S.*)$")
+_WIDE = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*)(  +)\S")
+
+
+def _entries(lines: list[str], known: set[str]) -> list[tuple[int, int]]:
+    """(first, last + 1) line of every entry: a name, then its text in the column where the others' texts begin."""
+    column = {m.end(2) for line in lines if (m := _WIDE.match(line)) and known.issuperset(m.group(1).split(", "))}
+    found: list[tuple[int, int]] = []
+    for n, line in enumerate(lines):
+        match = _ENTRY.match(line)
+        if match and known.issuperset(match.group(1).split(", ")) and match.start(2) in column:
+            found.append((n, n + 1))
+        elif found and found[-1][1] == n and line.startswith(" "):
+            found[-1] = (found[-1][0], n + 1)
+    return found
 
 
 def _outer(text: str, known: set[str]) -> str:
     """What a line says about the option it stands beside: up to `; other: …`."""
-    kept = [text.split("; ")[0], *(p for p in text.split("; ")[1:] if p.partition(":")[0] not in known)]
-    return "; ".join(kept)
+    first, *rest = text.split("; ")
+    return "; ".join([first, *(p for p in rest if not known.issuperset(p.partition(": ")[0].split(", ")))])
 
 
-def _inner(found: Mapping[str, str], known: set[str]) -> dict[str, str]:
+def _inner(texts: Iterable[str], known: set[str]) -> dict[str, str]:
     """{other: text} of every `; other: text` in a line."""
-    pieces = [p.partition(": ") for text in found.values() for p in text.split("; ")[1:]]
-    return {name: text for name, colon, text in pieces if colon and name in known}
+    pieces = [p.partition(": ") for text in texts for p in text.split("; ")[1:]]
+    return {n: text for names, colon, text in pieces for n in names.split(", ") if colon and n in known}
 
 
 def summary(doc: str | None) -> str:

@@ -149,21 +149,26 @@ class Run:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[int]:
         """Everything live; yields the step to start from (0, or the checkpoint's)."""
-        with self.reporter.opened():
-            try:
-                for policy in self.policies.values():
-                    policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
-                start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
-                if start == 0:
-                    await self.publish([])
-                await self.reporter.begin(start)
-                yield start
-            finally:
-                for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
-                    if hasattr(part, "close"):
-                        part.close()
-                for policy in self.policies.values():
-                    policy.close()
+        with self.reporter.opened(), self.live():
+            start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
+            if start == 0:
+                await self.publish([])
+            await self.reporter.begin(start)
+            yield start
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """Models loaded; in the end everything that was opened is closed."""
+        try:
+            for policy in self.policies.values():
+                policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
+            yield
+        finally:
+            for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
+                if hasattr(part, "close"):
+                    part.close()
+            for policy in self.policies.values():
+                policy.close()
 
     def numbered(self, request: Request) -> Request:
         """The request with an id that is unique in the run."""

@@ -37,6 +37,15 @@ def parse(argv: Sequence[str], options: Iterable[Option], places: Sequence[str] 
     return found
 
 
+def pick(argv: Sequence[str], options: Sequence[Option]) -> dict[str, Any]:
+    """Only these options, out of a command line with others that nobody knows yet."""
+    names = {o.name for o in options}
+    starts = [i for i, w in enumerate(argv) if w.startswith("--")]
+    runs = [argv[i:j] for i, j in zip(starts, [*starts[1:], len(argv)])]
+    mine = [r for r in runs if r[0][2:].partition("=")[0].replace("-", "_") in names]
+    return parse([w for r in mine for w in r], options)
+
+
 def _match(word: str, known: dict[str, Option]) -> tuple[Option, str | None]:
     """The option that `word` names, and the text that it already carries."""
     flag, equals, text = word.partition("=")
@@ -109,23 +118,34 @@ def command_help(name: str, function: Callable[..., Any]) -> str:
 
 def table(options: Iterable[Option], by_place: Sequence[str] = ()) -> list[str]:
     """Options as aligned lines: flag, kind, text, default."""
+    heads = [(o.name.upper() if o.name in by_place else _head(o), o) for o in options]
+    return columns([(head, f"{o.help}{_default(o, by_place)}".strip()) for head, o in heads])
+
+
+def fields_table(fields: Iterable[Option]) -> list[str]:
+    """Fields of a part as aligned lines: name, what it is, default."""
     rows = []
-    for o in options:
-        head = o.name.upper() if o.name in by_place else _head(o)
-        rows.append((head, f"{o.help}{_default(o, by_place)}".strip()))
+    for o in fields:
+        default = " (required)" if o.default is REQUIRED else f" (default: {o.default!s})"
+        default = "" if "(default" in o.help or o.default in (None, "", ()) else default
+        rows.append((o.name, f"{o.help}{default}".strip()))
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """(head, text) as lines, with the text wrapped beside its head."""
     if not rows:
         return []
-    left = min(30, max(len(r[0]) for r in rows)) + 2
+    left = min(30, max(len(head) for head, _ in rows)) + 2
     width = max(50, min(120, shutil.get_terminal_size().columns) - left - 2)
     lines = []
     for head, text in rows:
         pieces = textwrap.wrap(text, width) or [""]
         if len(head) > left - 2:
             lines.append(f"  {head}")
-            lines += [f"  {'':<{left}}{p}" for p in pieces if p]
         else:
-            lines.append(f"  {head:<{left}}{pieces[0]}".rstrip())
-            lines += [f"  {'':<{left}}{p}" for p in pieces[1:]]
+            lines.append(f"  {head:<{left}}{pieces.pop(0)}".rstrip())
+        lines += [f"  {'':<{left}}{p}" for p in pieces if p]
     return lines
 
 

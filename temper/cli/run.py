@@ -75,7 +75,7 @@ def resolve(argv: list[str]) -> Asked:
     named = not argv[0].startswith("-")
     own_options = argv[1:] if named else argv
     if not named:
-        before = earlier(_resumed(options.parse(argv, COMMON)) or _no_recipe())
+        before = earlier(_resumed(options.pick(argv, COMMON)) or _no_recipe())
         argv = [before[0], *argv]
     target = find.target(argv[0])
     told = target.options()
@@ -90,8 +90,9 @@ def resolve(argv: list[str]) -> Asked:
         before = earlier(folder)
         if before[0] != _spelled(target):
             raise UserError(f"{folder} is a run of {before[0]}, not of {_spelled(target)}")
-        values = {**options.parse(before[1:], everything), **values}
-        words = [*before[1:], *words]
+        kept = _words(before[1:], everything, drop=tuple(values))
+        values = {**options.parse(kept, everything), **values}
+        words = [*kept, *words]
     options.demand(values, found, f"temper run {argv[0]}")
     return Asked(
         target,
@@ -103,8 +104,10 @@ def resolve(argv: list[str]) -> Asked:
 
 def build(asked: Asked) -> list[Run]:
     """The recipe's phases, each with its directory."""
+    from temper import install
     from temper.run import Run
 
+    install.permit()
     quiet_libraries()
     recipe = asked.target.load()
     try:
@@ -276,8 +279,8 @@ def _words(argv: list[str], known: list[Option], drop: tuple[str, ...]) -> list[
     while rest:
         word = rest.pop(0)
         taken = options.extent(word, rest, known)
-        name = word[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
-        if name not in drop and word[2:].partition("=")[0].replace("-", "_") not in drop:
+        name = word[2:].partition("=")[0].replace("-", "_")
+        if name not in drop and name.removeprefix("no_") not in drop:
             kept += [word, *rest[:taken]]
         rest = rest[taken:]
     return kept

@@ -20,6 +20,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+from temper import install
 from temper.tasks.task import Task
 
 _SPREAD = 10_000_019  # the package seeds item i with seed + i: neighbouring seeds would share all items but one
@@ -77,6 +78,7 @@ class _AbsentModule(ModuleType):
 @lru_cache(maxsize=1)
 def _load() -> tuple[ModuleType, frozenset[str]]:
     """The reasoning_gym package, and the packages it wants that are absent (imported once, about 1 s)."""
+    install.need_reasoning_gym()
     absent = frozenset(name for name in NEEDS if name not in sys.modules and importlib.util.find_spec(name) is None)
     finder = _Absent(set(absent))
     sys.meta_path.append(finder)

