@@ -111,12 +111,14 @@ class _Builder:
         return len(self.turns) - 1
 
     def batch(self) -> Batch:
+        judged = {u for u, _ in self.pairs}
+        taken = [t.author != ENV and u in judged for u, t in enumerate(self.turns)]
         lengths = torch.tensor([len(t.ids) for t in self.turns], dtype=torch.int64)
         structure = Structure(
             ids=torch.tensor([i for t in self.turns for i in t.ids], dtype=torch.int64),
             start=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
             parent=torch.tensor(self.parents, dtype=torch.int64),
-            sampled=torch.tensor([t.author != ENV for t in self.turns], dtype=torch.bool),
+            sampled=torch.tensor(taken, dtype=torch.bool),
             member=torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
             group=torch.tensor(self.owner, dtype=torch.int64),
             groups=len(self.first),
@@ -137,9 +139,9 @@ class _Builder:
         batch = Batch(structure)
         for column, values in {**turn, **trajectory, **group}.items():
             batch = batch.put(column, values)
-        if any(t.logp is not None for t in self.turns):
-            taken = [t for t in self.turns if t.author != ENV]
-            logp = [v for t in taken for v in (t.logp if t.logp is not None else [torch.nan] * len(t.ids))]
+        rows = [t for t, kept in zip(self.turns, taken) if kept]
+        if any(t.logp is not None for t in rows):
+            logp = [v for t in rows for v in (t.logp if t.logp is not None else [torch.nan] * len(t.ids))]
             batch = batch.put(LOGP.of("behaviour"), _floats(logp))
         if any(t.reward is not None for t in j):
             batch = batch.put(REWARD, _floats(torch.nan if t.reward is None else t.reward for t in j))

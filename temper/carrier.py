@@ -29,7 +29,8 @@ from temper.episode import Episode
 class Structure:
     """The four tables and their pointers (int64 unless said).
 
-    ids [all ids]  start [turns+1]: turn u's ids are ids[start[u]:start[u+1]]  parent [turns]  sampled [turns] bool
+    ids [all ids]  start [turns+1]: turn u's ids are ids[start[u]:start[u+1]]  parent [turns]
+    sampled [turns] bool: its ids are TOKEN rows (a role wrote it, and a trajectory here is judged by it)
     member [2, pairs]: (turn, trajectory), ordered by trajectory, then by turn order in it  group [trajectories]
     """
 
@@ -121,11 +122,13 @@ class Batch:
     def sum(self, x: Tensor, lo: Level, hi: Level) -> Tensor:
         """Sum of x over the rows below each `hi` row, NaN left out; a row with only NaN below is NaN, with none 0."""
         total, valid, rows = self._up(x, lo, hi)
+        if not x.is_floating_point():
+            return total
         return torch.where(_like((rows > 0) & (valid == 0), total), torch.full_like(total, torch.nan), total)
 
     def mean(self, x: Tensor, lo: Level, hi: Level) -> Tensor:
         """Mean over the rows below, NaN left out (never a mean of means); NaN where there is none."""
-        total, valid, _ = self._up(x, lo, hi)
+        total, valid, _ = self._up(x if x.is_floating_point() else x.to(torch.float32), lo, hi)
         return torch.where(
             _like(valid == 0, total), torch.full_like(total, torch.nan), total / _like(valid, total).clamp(min=1)
         )
@@ -153,12 +156,14 @@ class Batch:
     def by(self, key: Column | Sequence[Any], level: Level) -> Grouping:
         """Rows of `level` grouped by a key that is not the carrier's own (source × role, anchor state, step)."""
         values = self[key] if isinstance(key, Column) else key
+        if len(values) != self.size(level):
+            raise ValueError(f"a key of {len(values)} values cannot group {self.size(level)} {level.name} rows")
         return Grouping.of(values.tolist() if isinstance(values, Tensor) else values)
 
     def _up(self, x: Tensor, lo: Level, hi: Level) -> tuple[Tensor, Tensor, Tensor]:
         bad = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
-        flat = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-        parts = (torch.where(bad, torch.zeros_like(x), x), (~flat).float(), torch.ones(len(x)))
+        bad = bad.flatten(1).any(1) if bad.dim() > 1 else bad
+        parts = (torch.where(_like(bad, x), torch.zeros_like(x), x), (~bad).float(), torch.ones(len(x)))
         return tuple(self._raise(p, lo, hi) for p in parts)  # type: ignore[return-value]
 
     def _raise(self, x: Tensor, lo: Level, hi: Level) -> Tensor:
@@ -175,12 +180,16 @@ class Batch:
     # rows in, rows out ---------------------------------------------------------------------------------------------
 
     def select(self, keep: Tensor, level: Level = TRAJECTORY) -> Batch:
-        """The trajectories (or groups) where `keep` [rows] is true, with their turns and what these had in context."""
+        """The trajectories (or groups) where `keep` [rows] is true, with their turns and what these had in context.
+
+        A turn that is only context to what is left has no TOKEN rows: nobody here is judged by it.
+        """
         keep = keep if level == TRAJECTORY else keep[self.structure.group]
         s = self.structure
         pairs = keep[s.member[1]]
         turns = torch.zeros(s.size(TURN), dtype=torch.bool)
         turns[s.member[0][pairs]] = True
+        sampled = s.sampled & turns
         new = turns
         while bool(new.any()):  # what they had in context, one generation of parents at a time
             parents = s.parent[new]
@@ -188,7 +197,7 @@ class Batch:
             turns = turns | new
         groups = torch.zeros(s.groups, dtype=torch.bool)
         groups[s.group[keep]] = True
-        kept = (turns[s.token_turn], turns, keep, groups)
+        kept = (sampled[s.token_turn], turns, keep, groups)
         new_turn, new_trajectory, new_group = (k.cumsum(0) - 1 for k in (turns, keep, groups))
         lengths = s.start.diff()
         parent = s.parent[turns]
@@ -196,7 +205,7 @@ class Batch:
             ids=s.ids[torch.repeat_interleave(turns, lengths)],
             start=torch.cat([torch.zeros(1, dtype=torch.int64), lengths[turns].cumsum(0)]),
             parent=torch.where(parent >= 0, new_turn[parent.clamp(min=0)], parent),
-            sampled=s.sampled[turns],
+            sampled=sampled[turns],
             member=torch.stack([new_turn[s.member[0][pairs]], new_trajectory[s.member[1][pairs]]]),
             group=new_group[s.group[keep]],
             groups=int(groups.sum()),
@@ -223,16 +232,17 @@ class Batch:
             groups=groups[-1],
         )
         columns = {c.name: c for b in batches for c in b.columns}
-        joined = {name: (c, _join([b._values_or_missing(c) for b in batches])) for name, c in columns.items()}
+        joined = {name: (c, _join([b._values_or_missing(c, batches) for b in batches])) for name, c in columns.items()}
         return Batch(structure, joined, batches[0]._trace)
 
-    def _values_or_missing(self, column: Column) -> Any:
+    def _values_or_missing(self, column: Column, others: Sequence[Batch]) -> Any:
         if column.name in self._columns:
             return self._columns[column.name][1]
         if column.dtype == anything:
             return [None] * self.size(column.level)
         if column.dtype == floating:
-            return torch.full((self.size(column.level),), torch.nan)
+            like = next(b._columns[column.name][1] for b in others if column in b)
+            return torch.full((self.size(column.level), *like.shape[1:]), torch.nan, dtype=like.dtype)
         raise ValueError(
             f"{column.name!r} ({column.dtype}) is missing from some of the batches and has no missing value"
         )

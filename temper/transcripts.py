@@ -24,7 +24,6 @@ from temper.columns import (
     TRAJECTORY,
     VERSION,
 )
-from temper.episode import ENV
 
 GROUPS = 8  # requests written per transcript
 BEHAVIOUR, OLD = LOGP.of("behaviour"), LOGP.of("old")
@@ -63,9 +62,10 @@ def _turns(b: Batch, tokenizer: Any) -> list[dict[str, Any]]:
         sampled = bool(b.structure.sampled[u])
         row: dict[str, Any] = {
             "parent": int(b.structure.parent[u]),
-            "author": b[AUTHOR][u] if sampled else ENV,
+            "author": b[AUTHOR][u],
             "version": int(b[VERSION][u]),
             "tokens": [tokenizer.decode([i]) for i in ids],
+            "ids": ids,
             "sampled": sampled,
             "finish": b[FINISH][u],
         }
