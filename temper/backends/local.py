@@ -39,7 +39,7 @@ class LocalLearner:
         self.module, self.spec, self.tokenizer = module, optimizer, tokenizer
         self.token_budget, self.autocast = token_budget, autocast
         self.head = layout.head_of(module)
-        self.widest = layout.SHARED_WIDTH if layout.can_share(module) else 0
+        self.widest = layout.row_width(module)
         self.own = nn.ModuleList(modules or [])
         self.trained = [p for p in module.parameters() if p.requires_grad] + list(self.own.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -63,20 +63,21 @@ class LocalLearner:
         together = GROUP if any(t.level == GROUP for t in terms) else TRAJECTORY
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for part in cut(batch, self.token_budget, together, self.widest):
-            live = self._live(part)
-            loss: Tensor = torch.zeros(())
-            for t in terms:
-                w = part[levels[t.name]]
-                values, metrics = t.values(live)
-                kept = torch.where(w > 0, values, torch.zeros_like(values))
-                loss = loss + t.coefficient(self.step) * (w.to(kept.dtype) * kept).sum()
-                _add(totals, f"loss/{t.name}", w, values)
-                for name, rows in metrics.items():
-                    _add(totals, name, w / weights[t.name].sum().clamp(min=1e-12), rows)
-            _diagnose(totals, live, batch.size(TOKEN))
-            if loss.requires_grad:
-                loss.backward()
+        with self._recomputing():
+            for part in cut(batch, self.token_budget, together, self.widest):
+                live = self._live(part)
+                loss: Tensor = torch.zeros(())
+                for t in terms:
+                    w = part[levels[t.name]]
+                    values, metrics = t.values(live)
+                    kept = torch.where(w > 0, values, torch.zeros_like(values))
+                    loss = loss + t.coefficient(self.step) * (w.to(kept.dtype) * kept).sum()
+                    _add(totals, f"loss/{t.name}", w, values)
+                    for name, rows in metrics.items():
+                        _add(totals, name, w / weights[t.name].sum().clamp(min=1e-12), rows)
+                _diagnose(totals, live, batch.size(TOKEN))
+                if loss.requires_grad:
+                    loss.backward()
         totals["loss"] = sum(t.coefficient(self.step) * totals.get(f"loss/{t.name}", 0.0) for t in terms)
         return {**totals, **self._optimise()}
 
@@ -115,6 +116,16 @@ class LocalLearner:
             logp, entropy = layout.score(part, hidden, self.head)
         part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
         return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
+
+    @contextlib.contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        """Gradient checkpointing acts in train mode only, where models sample without a cache: train mode just here."""
+        inner = load.plain(self.module)
+        inner.train(bool(getattr(inner, "is_gradient_checkpointing", False)))
+        try:
+            yield
+        finally:
+            inner.eval()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
@@ -165,18 +176,23 @@ def cut(b: Batch, token_budget: int, together: Level, widest: int = 0) -> Iterat
         fits = torch.tensor(tokens)[wide] <= token_budget
         unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
     tokens, longest = _tokens(b, unit), _longest(b, unit)
-    width_of = [max(n, min(t, widest)) for n, t in zip(longest, tokens)]
     taken: list[int] = []
-    rows = width = 0
-    for u in sorted(range(len(tokens)), key=lambda u: (width_of[u], u)):
-        need = -(-tokens[u] // width_of[u])
-        if taken and (rows + need) * max(width, width_of[u]) > token_budget:
+    total = width = 0
+    for u in sorted(range(len(tokens)), key=lambda u: (longest[u], u)):
+        if taken and _padded(total + tokens[u], len(taken) + 1, max(width, longest[u]), widest) > token_budget:
             yield _pick(b, unit, taken)
-            taken, rows, width = [], 0, 0
+            taken, total, width = [], 0, 0
         taken.append(u)
-        rows, width = rows + need, max(width, width_of[u])
+        total, width = total + tokens[u], max(width, longest[u])
     if taken:
         yield b if len(taken) == len(tokens) else _pick(b, unit, taken)
+
+
+def _padded(tokens: int, units: int, longest: int, widest: int) -> int:
+    """About how many padded tokens the rows of some units take."""
+    if longest > widest:  # one chain a row
+        return units * longest
+    return -(-tokens // widest) * widest
 
 
 def _pick(b: Batch, unit: Tensor, taken: list[int]) -> Batch:

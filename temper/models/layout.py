@@ -1,8 +1,8 @@
 """From turns to model input, and from hidden states to log-probs of sampled tokens.
 
-Only here do rows become padded rectangles. A row of the rectangle holds chains of turns (root to leaf) that share
-their beginning: what they share is computed once, forward and backward, and a mask keeps branches apart. Every TOKEN
-row is scored in the first row that holds it.
+Only here do rows become padded rectangles. A row of the rectangle holds several chains of turns (root to leaf): what
+they share is computed once, forward and backward, and a mask keeps branches and strangers apart. Every TOKEN row is
+scored in the first row that holds it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from temper.carrier import Batch
 from temper.columns import ALLOWED, SUPPORT, TEMPERATURE, TOKEN
-from temper.models.load import plain
+from temper.models.load import hidden_width, plain
 
 CHUNK = 1 << 24  # logits held at once (rows x vocabulary); more are recomputed chunk by chunk in the backward pass
-SHARED_WIDTH = 512  # longest row that packs several chains: attention grows with the square of it
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,12 @@ class Row:
                 self.width += length[turn]
         self.chains += 1
 
+    def append(self, other: Row) -> None:
+        """Lay another row's turns behind these (they share none)."""
+        self.at |= {turn: self.width + at for turn, at in other.at.items()}
+        self.width += other.width
+        self.chains += other.chains
+
 
 def chains(b: Batch) -> list[list[int]]:
     """Root-to-leaf chains of turns that cover every sampled turn, each turn list in order."""
@@ -76,7 +81,11 @@ def _path(turn: int, parent: list[int]) -> list[int]:
 
 
 def pack(b: Batch, widest: int) -> list[Row]:
-    """Chains as rows: those with the same root share a row while it is at most `widest` tokens (0: one chain a row)."""
+    """Chains as rows of at most `widest` tokens (0, or a longer chain: one chain a row).
+
+    Chains of one root are laid side by side, so that what they share is there once; what is left of a row is filled
+    with others (first fit, longest first).
+    """
     length = b.structure.start.diff().tolist()
     rows: list[Row] = []
     by_root: dict[int, Row] = {}
@@ -87,7 +96,14 @@ def pack(b: Batch, widest: int) -> list[Row]:
             row = by_root[path[0]] = Row()
             rows.append(row)
         row.add(path, length)
-    return rows
+    filled: list[Row] = []
+    for row in sorted(rows, key=lambda r: -r.width) if widest else rows:
+        home = next((r for r in filled if r.width + row.width <= widest), None)
+        if home is None or any(turn in home.at for turn in row.at):
+            filled.append(row)
+        else:
+            home.append(row)
+    return filled
 
 
 def rectangle(b: Batch, widest: int = 0, pad: int = 0) -> Rectangle:
@@ -184,8 +200,13 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     return out.flatten(0, 1)[r.place.to(device)]
 
 
-def can_share(module: Any) -> bool:
-    """Whether chains may be packed behind a mask: full attention in every layer, through a kernel that takes masks."""
+def row_width(module: Any) -> int:
+    """How many tokens a packed row may have: attention's share of the work stays small. 0 where rows cannot pack."""
+    return max(128, hidden_width(module)) if can_pack(module) else 0
+
+
+def can_pack(module: Any) -> bool:
+    """Whether chains may share a row behind a mask: full attention everywhere, through a kernel that takes masks."""
     config = plain(module).config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
