@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from temper.carrier import Batch
-from temper.columns import AUTHOR, INFO, OUTCOME, REWARD, ROLE, TASK, TRAJECTORY, TURN_TEXT, VERSION, Column
+from temper.columns import AUTHOR, INFO, OUTCOME, REWARD, ROLE, SPLIT, TASK, TRAJECTORY, TURN_TEXT, VERSION, Column
 from temper.episode import ENV
 from temper.errors import UserError
 from temper.rewards.load import Reward
@@ -54,14 +54,14 @@ class Rewards:
             raise UserError(f"{len(self._weights)} reward weights for {len(self._rewards)} functions")
         self._pool = Pool([r.reference for r in self._rewards], self.timeout, self.workers)
         self._failed = 0
-        self._tally = Tally()
+        self._tallies = Tally(), Tally()  # of training, of evaluation
 
     @property
     def reads(self) -> tuple[Column, ...]:
         if not self._rewards:
             return (REWARD,)
         step = (VERSION,) if any("trainer_state" in r.signature.takes for r in self._rewards) else ()
-        return (TASK, INFO, AUTHOR, TURN_TEXT, ROLE, OUTCOME, *step)
+        return (TASK, SPLIT, INFO, AUTHOR, TURN_TEXT, ROLE, OUTCOME, *step)
 
     @property
     def writes(self) -> tuple[Column, ...]:
@@ -75,9 +75,12 @@ class Rewards:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Since they were last looked at: rewards/<fn>/mean and std, rewards/outcome/<why> as shares of judgements."""
-        tally, self._tally = self._tally, Tally()
-        return tally.metrics()
+        """Since they were last looked at: rewards/<fn>/mean and std, rewards/outcome/<why> as shares of judgements.
+
+        Of training; of evaluations only where nothing was trained on in between.
+        """
+        (training, evaluation), self._tallies = self._tallies, (Tally(), Tally())
+        return (training if training.outcomes else evaluation).metrics()
 
     def check(self, tasks: Iterable[Task]) -> None:
         """Before training: UserError when a task lacks an argument that a function requires."""
@@ -91,8 +94,9 @@ class Rewards:
         judged = await self._judge(b)
         n = b.size(TRAJECTORY)
         outcomes = list(b[OUTCOME])
+        tally = self._tallies[b[SPLIT][0] != "train"] if n else Tally()
         for verdicts, reward in zip(judged, self._rewards):
-            self._tally.add(reward.name, verdicts.values())
+            tally.add(reward.name, verdicts.values())
             for i, v in verdicts.items():
                 if v.outcome != "ok" and outcomes[i] == "ok":
                     outcomes[i] = _blamed(v.outcome, reward.name)

@@ -25,7 +25,7 @@ SUM = Task("sums/1", "2+2?", "4", "sums", {"level": 2})
 OTHER = Task("sums/2", "2+3?", "5", "sums", {"level": 3})
 
 
-def batch(attempts: dict[str, list[str]] | None = None, tasks=(SUM, OTHER), **judged) -> Batch:
+def batch(attempts: dict[str, list[str]] | None = None, tasks=(SUM, OTHER), split="train", **judged) -> Batch:
     """A group a task, a trajectory a text; `judged` are fields of every trajectory."""
     attempts = attempts or {"sums/1": ["4", "bad", "5"], "sums/2": ["5", "5"]}
     episodes = []
@@ -34,7 +34,7 @@ def batch(attempts: dict[str, list[str]] | None = None, tasks=(SUM, OTHER), **ju
             r = Recorder(task)
             prompt = r.add([1, 2, 3], text="prompt")
             r.judge([prompt, r.sampled(Completion((4, 5), (-0.1, -0.2), text=text, version=7), prompt)], **judged)
-            episodes.append(replace(r.episode(), request=task.id))
+            episodes.append(replace(r.episode(), request=task.id, split=split))
     return Batch.of(episodes)
 
 
@@ -108,6 +108,17 @@ def test_metrics_are_those_since_the_last_look():
     assert metrics["rewards/outcome/ok"] == pytest.approx(0.9)
     assert metrics["rewards/outcome/not_applicable"] == pytest.approx(0.1)
     assert stage.metrics == {}
+
+
+def test_evaluation_does_not_mix_into_the_metrics_of_training():
+    stage = Rewards([functions.right])
+    training, evaluation = batch(), batch({"sums/1": ["4"]}, [SUM], split="held-out")
+    for b in (evaluation, training, evaluation):
+        asyncio.run(stage(b))
+    assert stage.metrics["rewards/right/mean"] == pytest.approx(0.6)
+    asyncio.run(stage(evaluation))
+    assert stage.metrics["rewards/right/mean"] == 1.0
+    stage.close()
 
 
 def test_verl_extras_are_metrics_and_columns_when_asked_for():
