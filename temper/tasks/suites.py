@@ -41,21 +41,21 @@ class Suite:
 
 
 QUICKSTART_TRAIN = (
-    Part("chain_sum", {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1}),
+    Part("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
     Part("gcd", {"max_value": 50}),
     Part("count_bits", {"max_n": 127}),
     Part("letter_counting", {"min_words": 2, "max_words": 4}),
     Part("spell_backward", {"min_word_len": 3, "max_word_len": 5}),
 )
 QUICKSTART_HELDOUT = (
-    Part("chain_sum", {"min_terms": 5, "max_terms": 6, "min_digits": 1, "max_digits": 1}, "chain_sum, 5 or 6 terms"),
+    Part("chain_sum", {"min_terms": 4, "max_terms": 5, "min_digits": 1, "max_digits": 1}, "chain_sum, 4 or 5 terms"),
     Part("products", {"min_digits": 1, "max_digits": 1}),
 )
 SUITES: dict[str, Suite] = {"quickstart": Suite(QUICKSTART_TRAIN, QUICKSTART_HELDOUT)}
 
 # Pre-training mixture of temper-tiny: skill → relative frequency.
 BASE_SKILLS: dict[str, float] = {
-    "chain_sum": 3.0,
+    "chain_sum": 4.0,
     "basic_arithmetic": 1.0,
     "products": 1.0,
     "gcd": 2.0,

@@ -103,10 +103,10 @@ ARITHMETIC = [
         "sums and differences of several numbers, by running totals",
         from_reasoning_gym(
             "chain_sum",
+            {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
             {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
-            {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 2},
-            {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2},
-            {"min_terms": 5, "max_terms": 6, "min_digits": 1, "max_digits": 1},
+            {"min_terms": 4, "max_terms": 5, "min_digits": 1, "max_digits": 1},
+            {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
         ),
         worked(_sum_thoughts, slip_number),
     ),
