@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,8 @@ def reward_from(spec: str, style: str | None = None) -> Reward:
         where, _, name = BUNDLED[spec].rpartition(":")
         return Reward(getattr(importlib.import_module(where), name), name=spec, style=style)
     module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)
-    return Reward(_get(module, name, where), style=style)
+    found = _get(module, name, where)
+    return Reward(found, name="" if inspect.isroutine(found) else name, style=style)
 
 
 def _unknown_bundled(spec: str) -> UserError:
@@ -89,6 +91,8 @@ def _from_module(name: str) -> Any:
 
 def _get(module: Any, name: str, where: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
+    if inspect.isclass(found):
+        raise UserError(f"{name!r} in {where} is a class: name an instance of it")
     if callable(found):
         return found  # type: ignore[no-any-return]
     if found is not None:

@@ -158,7 +158,7 @@ class Signature:
             "ground_truth": columns.get("answer") if truth is None else truth,
             "extra_info": extra if isinstance(extra, Mapping) else dict(row.task.info),
         }
-        found |= {n: columns[n] for n in self.takes if n not in found and n in columns}
+        found |= {n: columns[n] for n in self.required if n not in found and n in columns}
         return {k: v for k, v in found.items() if self.wants(k)}
 
 

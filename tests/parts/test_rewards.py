@@ -81,14 +81,14 @@ def test_a_part_that_is_not_applicable_is_left_out_and_nothing_applicable_is_nan
 @pytest.mark.parametrize(
     ("function", "outcome"),
     [
-        (functions.hangs, "timeout: hangs: no result within 0.5 s"),
+        (functions.hangs, "timeout: hangs: no result within 0.8 s"),
         (functions.dies, "crash: dies: the process ended (exit status 3)"),
         (functions.raises, "error: raises: ValueError: two lines"),
         (functions.nan, "invalid: nan: returned nan"),
     ],
 )
 def test_a_failed_part_leaves_no_reward_and_says_why(function, outcome):
-    stage = Rewards([functions.half, function], timeout=0.5)
+    stage = Rewards([functions.half, function], timeout=0.8 if "timeout" in outcome else 10.0)
     out = run(stage, batch())
     assert same(out[REWARD], [1.5, NAN, 1.5, 1.5, 1.5])
     assert same(out[REWARD.of("half")], [0.5] * 5)

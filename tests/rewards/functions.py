@@ -210,6 +210,10 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     return {"score": float(ok), "acc": ok, "pred": solution_str}
 
 
+def compute_gsm8k(solution_str, ground_truth, strict, score=1.0):
+    return score if solution_str == ground_truth else 0.0
+
+
 def wants_level(completion, level):
     return float(level)
 

@@ -22,6 +22,12 @@ async def later(completion):
     return 1.0
 
 LIMIT = 3
+
+class Penalty:
+    def __call__(self, completion):
+        return -float(len(completion))
+
+penalty = Penalty()
 """
 
 
@@ -49,6 +55,12 @@ def test_a_function_of_a_file_runs_in_the_worker_with_what_lies_beside_it(file):
     assert judged(reward, completion="x") == 0.75
 
 
+def test_an_instance_in_a_file_has_the_name_that_it_was_asked_for_by(file):
+    reward = reward_from(f"{file}:penalty")
+    assert reward.name == "penalty"
+    assert judged(reward, completion="four") == -4.0
+
+
 def test_a_function_of_a_module():
     reward = reward_from("tests.rewards.functions:right")
     assert reward.function is functions.right
@@ -71,6 +83,7 @@ def test_a_bundled_checker_runs_in_the_worker():
         ("{file}x.py:short", "no file .*my_rewards.pyx.py; did you mean my_rewards.py\\?"),
         ("{file}:shrt", "unknown function in .*my_rewards.py 'shrt'; did you mean short\\?"),
         ("{file}:LIMIT", "'LIMIT' in .*my_rewards.py is a int, not a function"),
+        ("{file}:Penalty", "'Penalty' in .*my_rewards.py is a class: name an instance of it"),
         ("{file}", "name the function in the file: .*my_rewards.py:FUNCTION"),
         ("math_verfy", "unknown reward 'math_verfy'; did you mean math_verify\\?; a function of your own"),
         ("no_such_package.rewards:f", "no module no_such_package"),

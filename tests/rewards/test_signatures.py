@@ -122,3 +122,10 @@ def test_verl_takes_source_and_answer_of_other_rows():
     assert arguments == {
         "data_source": "sums", "solution_str": "4", "ground_truth": "4", "extra_info": {"level": 2}
     }  # fmt: skip
+
+
+def test_verl_defaults_are_not_filled_from_columns_that_happen_to_have_their_name():
+    row_ = row(info={"data_source": "sums", "score": 3, "strict": True})
+    assert Signature.of(functions.compute_gsm8k).arguments([row_]) == {
+        "solution_str": "4", "ground_truth": "4", "strict": True
+    }  # fmt: skip
