@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ import numpy as np
 from temper import streams
 from temper.carrier import Batch
 from temper.columns import FINISH, REWARD, TASK, TOKEN, TRAJECTORY, TURN_TEXT
+from temper.errors import UserError
 from temper.request import Request
+from temper.stage import Stage
 from temper.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -57,6 +60,10 @@ class Evaluation:
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not len(self.tasks):
+            raise UserError("there are no tasks to evaluate on: the data is empty")
+        if self.attempts < 1:
+            raise UserError(f"an evaluation needs at least 1 attempt at each task, got {self.attempts}")
         self.results: dict[str, dict[str, Any]] = {}
         self.passes: dict[str, list[list[bool]]] = {}
         self.examples: dict[str, list[tuple[str, float]]] = {}
@@ -81,15 +88,16 @@ class Evaluation:
         return flat
 
     async def play(self, run: Run) -> list[Answers]:
-        from temper.loop import play
+        from temper.loop import together
 
         requests = [
             Request(t, self.attempts, self.sampling, id=f"{i}:{t.id}", split=self.name)
             for i, t in enumerate(self.tasks)
         ]
-        with run.timed("evaluation"):
+        stages = judges(run.on_group)
+        with run.timed("evaluation"), unmoved(stages):
             counts, run.counts = run.counts, {}
-            groups = await asyncio.gather(*[play(run, r, self.seed) for r in requests])
+            groups = await together(judged(run, r, self.seed, stages) for r in requests)
             self.dropped = {
                 k.removeprefix("dropped/"): int(n) for k, n in run.counts.items() if k.startswith("dropped/")
             }
@@ -122,6 +130,38 @@ class Evaluation:
         self.results, self.passes, self.examples = saved["results"], saved["passes"], saved["examples"]
 
 
+async def judged(run: Run, request: Request, seed: int, stages: Sequence[Stage]) -> Batch | None:
+    """All attempts at a request, with their rewards."""
+    from temper.loop import attempts
+
+    group = await attempts(run, request, seed)
+    if group is not None:
+        for stage in stages:
+            group = await run.apply(stage, group)
+    return group
+
+
+def judges(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that write REWARD, and what these need; not those that reshape a reward for training."""
+    needed, kept = {REWARD}, list[Stage]()
+    for stage in reversed(stages):
+        if needed & set(stage.writes) and REWARD not in stage.reads:
+            needed |= set(stage.reads)
+            kept.insert(0, stage)
+    return kept
+
+
+@contextlib.contextmanager
+def unmoved(stages: Sequence[Any]) -> Iterator[None]:
+    """Evaluation leaves no trace in what the stages remember or report for training."""
+    saved = [(s, copy.deepcopy(s.state_dict())) for s in stages if hasattr(s, "state_dict")]
+    yield
+    for stage, memory in saved:
+        stage.load_state_dict(memory)
+    for stage in stages:
+        getattr(stage, "metrics", None)  # reading them starts the next step's afresh
+
+
 def answers_of(group: Batch | None, task: Task, attempts: int) -> Answers:
     """The attempts of a played request; attempts that were dropped count as not judged."""
     if group is None:
@@ -149,7 +189,9 @@ def summarise(answers: Sequence[Answers], threshold: float, trained: Sequence[st
         tasks[source] = {
             "pass@1": float(np.mean([np.mean(p) for p in passes])),
             "interval": bootstrap_mean([float(np.mean(p)) for p in passes], [source] * len(passes)),
-            "pass@k": {str(k): float(np.mean([pass_at_k(p, k) for p in passes])) for k in powers(len(passes[0]))},
+            "pass@k": {
+                str(k): float(np.mean([pass_at_k(p, k) for p in passes])) for k in powers(min(map(len, passes)))
+            },
             "maj@k": float(np.mean([majority(a, threshold) for a in mine])),
             "reward": float(np.nanmean([np.nan, *[r for a in mine for r in a.reward]])) if _any(mine) else None,
             "mean_length": float(np.mean([n for a in mine for n in a.length])),

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+from temper.backends.base import ContextFull
 from temper.carrier import Batch
 from temper.columns import GROUP
 from temper.episode import Episode
@@ -21,6 +22,8 @@ from temper.errors import UserError
 from temper.policy import Seat
 from temper.request import Drop, Request
 from temper.run import Run
+
+T = TypeVar("T")
 
 
 async def train(run: Run) -> dict[str, Any]:
@@ -57,7 +60,7 @@ async def gather(run: Run) -> Batch:
         requests = [run.numbered(r) for r in run.curriculum.next(run.groups - held)]
         if not requests:
             break
-        for group in await asyncio.gather(*[play(run, r) for r in requests]):
+        for group in await together(play(run, r) for r in requests):
             if group is None:
                 continue
             run.curriculum.observe(group)
@@ -70,34 +73,57 @@ async def gather(run: Run) -> Batch:
         if held >= run.groups:
             break
     if not kept:
-        raise UserError(f"no group carried signal in {run.rounds} rounds of sampling{run.excuse()}")
+        what = f"no group carried signal in {run.rounds} rounds of sampling" if requests else "there are no more tasks"
+        raise UserError(f"{what}{run.excuse()}")
     return Batch.concat(kept)
 
 
-async def play(run: Run, request: Request, seed: int | None = None) -> Batch | None:
+async def play(run: Run, request: Request) -> Batch | None:
     """All attempts at a request, as a batch that went through the on_group stages; None when no attempt survived."""
-    seed = run.seed if seed is None else seed
-    attempts = enumerate(request.overrides())
-    episodes = await asyncio.gather(*[attempt(run, request, n, overrides, seed) for n, overrides in attempts])
-    alive = [e for e in episodes if isinstance(e, Episode)]
-    for reason, n in Counter(e for e in episodes if isinstance(e, str)).items():
-        run.count(f"dropped/{reason}", n)
-    if not alive:
+    group = await attempts(run, request, run.seed)
+    if group is None:
         return None
-    group = Batch.of(alive)
     for stage in run.on_group:
         group = await run.apply(stage, group)
     return group if group.size(GROUP) else None
 
 
+async def attempts(run: Run, request: Request, seed: int) -> Batch | None:
+    """All attempts at a request as a batch; None when every one was dropped."""
+    episodes = await together(attempt(run, request, n, o, seed) for n, o in enumerate(request.overrides()))
+    alive = [e for e in episodes if isinstance(e, Episode)]
+    for reason, n in Counter(e for e in episodes if isinstance(e, str)).items():
+        run.count(f"dropped/{reason}", n)
+    return Batch.of(alive) if alive else None
+
+
 async def attempt(run: Run, request: Request, n: int, overrides: Mapping[str, Any], seed: int) -> Episode | str:
     """One play, or the reason why it was dropped."""
     seats = {
-        role: Seat(role, policy, replace(run.sampling, **overrides), seed, (request.split, request.id, n))
+        role: Seat(role, policy, run.sampling.but(**overrides), seed, (request.split, request.id, n))
         for role, policy in run.roles.items()
     }
     try:
         episode = await run.env.play(request.task, seats)
     except Drop as drop:
         return drop.reason
+    except ContextFull:
+        return "prompt too long"
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"{type(run.env).__name__} failed on task {request.task.id!r}"
+        raise UserError(f"{what}: {type(error).__name__}: {error}") from error
     return replace(episode, request=request.id, split=request.split)
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Their results in order; when one fails, the others are cancelled and over before its error goes on."""
+    tasks = [asyncio.ensure_future(c) for c in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from temper.carrier import Batch
-from temper.columns import GROUP, ROLE, TOKEN, TRAJECTORY, Column, Level, floating
+from temper.columns import ENTROPY, GROUP, HIDDEN, LOGP, ROLE, TOKEN, TRAJECTORY, Column, Level, floating
+from temper.errors import UserError
 
 Per = Callable[[Batch, Tensor], Tensor]
 Coefficient = float | Callable[[int], float]
@@ -111,10 +112,10 @@ class Term:
         """[rows of level] 1.0 where the term applies."""
         keep = torch.ones(b.size(self.level), dtype=torch.bool)
         for column in self.reads:
-            values = b[column]
             if column == self.where:
-                keep = keep & values
-            elif column.dtype == floating and column.level == self.level:
+                keep = keep & b[column]
+            elif column.dtype == floating and column.level >= self.level:
+                values = b.at(column, self.level)
                 keep = keep & ~(values.isnan().flatten(1).any(1) if values.dim() > 1 else values.isnan())
         return keep.to(torch.float32)
 
@@ -123,9 +124,15 @@ class Term:
         return self.per(b, self.live(b))
 
     def values(self, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of every row, and its metrics; NaN token inputs are replaced so that dead rows stay harmless."""
+        """The loss of every row, and its metrics. Dead rows stay harmless: no NaN token inputs, no gradient."""
+        live = self.live(b)
         if self.level == TOKEN:
-            b = b.put(LIVE, self.live(b))
+            b = b.put(LIVE, live)
+        else:
+            live = b.spread(live, self.level, TOKEN, how="sum")
+        if not bool((live > 0).all()):
+            for column in (c for c in (LOGP, ENTROPY, HIDDEN) if c.name in self.live_reads):
+                b = b.put(column, _only(b[column], live > 0))
         for column in self.reads:
             if column.level == TOKEN and column.dtype == floating:
                 b = b.put(column, b[column].nan_to_num(nan=0.0))
@@ -156,6 +163,15 @@ class Update:
     before: list[Callable[..., None]] = field(default_factory=list)
     after: list[Callable[..., None]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for name, value in (("epochs", self.epochs), ("minibatches", self.minibatches)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        names = [t.name for t in self.terms]
+        twice = [n for n in names if names.count(n) > 1]
+        if twice:
+            raise UserError(f"two terms are called {twice[0]!r}: give each its own name")
+
     @property
     def reads(self) -> tuple[Column, ...]:
         return tuple(dict.fromkeys(c for t in self.terms for c in t.reads))
@@ -185,6 +201,12 @@ class Update:
                 for hook in self.after:
                     hook(part, self)
         return mean_of(records)
+
+
+def _only(x: Tensor, rows: Tensor) -> Tensor:
+    """x, through which only `rows` [tokens] get a gradient."""
+    rows = rows.to(x.device)
+    return torch.where(rows[:, None] if x.dim() > 1 else rows, x, x.detach())
 
 
 def deal(b: Batch, parts: int, seed: int) -> list[Batch]:

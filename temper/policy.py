@@ -131,4 +131,4 @@ class Seat:
         """Continue `ids`; overrides are fields of SamplingParams (stop=…, max_tokens=…, allowed=…)."""
         seed = streams.key(self._seed, *self._who, self.role, self._calls)
         self._calls += 1
-        return await self.policy.sampler.sample(tuple(ids), replace(self.params, seed=seed, **overrides))
+        return await self.policy.sampler.sample(tuple(ids), self.params.but(**{"seed": seed, **overrides}))

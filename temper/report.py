@@ -175,7 +175,8 @@ class Reporter:
 def measure(batch: Batch) -> dict[str, Any]:
     """What a batch looks like: rewards, zero-signal share, lengths (TRL's names)."""
     length = batch.count(TOKEN, TRAJECTORY)
-    finish = [batch[FINISH][batch.turns_of(j)[-1]] for j in range(batch.size(TRAJECTORY))]
+    last = [batch.turns_of(j)[-1:] for j in range(batch.size(TRAJECTORY))]
+    finish = [batch[FINISH][u] for turns in last for u in turns]
     record: dict[str, Any] = {
         "completions/mean_length": float(length.mean()),
         "completions/min_length": float(length.min()),

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from temper import state
+import torch
+
+from temper import state, streams
 from temper.backends.base import Ack, SamplingParams, fingerprint
 from temper.carrier import Batch
 from temper.columns import CORE, LOGP, Column
-from temper.errors import UserError
+from temper.errors import UserError, unknown
 from temper.objective import Update
 from temper.policy import Policy
 from temper.report import Reporter
@@ -114,6 +116,9 @@ class Run:
             if getattr(stage, "wanted", False):
                 wanted |= {c.name: _title(stage) for c in stage.writes}
         for update in self.updates:
+            for role in update.roles or ():
+                if role not in self.roles:
+                    raise unknown("role", role, self.roles)
             for term in update.terms:
                 _must_be_written(f"term {term.name!r}", term.reads, written)
                 readers.append((term.name, (*term.reads, *getattr(term.loss, "uses", ()))))
@@ -151,8 +156,7 @@ class Run:
         """Everything live; yields the step to start from (0, or the checkpoint's)."""
         with self.reporter.opened(), self.live():
             start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
-            if start == 0:
-                await self.publish([])
+            await self.publish([])
             await self.reporter.begin(start)
             yield start
 
@@ -161,7 +165,9 @@ class Run:
         """Models loaded; in the end everything that was opened is closed."""
         try:
             for policy in self.policies.values():
-                policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
+                with torch.random.fork_rng(devices=[]):  # fresh adapters and heads depend on the seed alone
+                    torch.manual_seed(streams.key(self.seed, "open", policy.name))
+                    policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
             yield
         finally:
             for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:

@@ -14,9 +14,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from pickle import PicklingError, UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from temper.backends.base import Ack
 from temper.carrier import Batch, Structure
@@ -34,20 +36,24 @@ def save(run: Run, folder: Path, step: int) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for place, policy in _places(run):
-            policy.save(partial / place if place else partial)
+        for name, policy in run.policies.items():
+            if policy.trainable or getattr(policy.learner, "changed", False):
+                policy.save(partial / _place(run, name))
         torch.save(tree(run, step), partial / "state.pt")
+        torch.load(partial / "state.pt", weights_only=True)  # a part whose memory is not plain data is refused here
         _sync(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(partial, target)
         _point(folder / "latest", target.name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError, PicklingError, UnpicklingError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = latest(folder)
         kept = f"the last good one is {last.name}" if last else "there is none yet"
-        raise UserError(
-            f"cannot write checkpoint step_{step} ({error}); {kept}: free some space and --resume"
-        ) from error
+        remedy = "free some space and --resume"
+        if isinstance(error, (PicklingError, UnpicklingError)):
+            remedy = "state_dict and the columns of queued batches may hold plain data and tensors only"
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot write checkpoint step_{step} ({first}); {kept}: {remedy}") from error
     for old in _older(folder, run.keep, target):
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -58,12 +64,22 @@ def restore(run: Run, folder: Path) -> int:
     found = latest(folder)
     if found is None:
         return 0
+    try:
+        return _restore(run, found)
+    except (KeyError, ValueError, RuntimeError, OSError, UnpicklingError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{found.name} does not fit this run ({first}): resume with the options that it was started with"
+        ) from error
+
+
+def _restore(run: Run, found: Path) -> int:
     saved = torch.load(found / "state.pt", weights_only=True, map_location="cpu")
-    for place, policy in _places(run):
-        if (found / place / "training.pt").exists():
-            policy.restore(found / place)
-        policy.version = saved["versions"].get(policy.name, 0)
-        policy.sampler.version = policy.version  # type: ignore[attr-defined]
+    for name, policy in run.policies.items():
+        place = found / _place(run, name)
+        if (place / "training.pt").exists():
+            policy.restore(place)
+        policy.version = saved["versions"].get(name, 0)
     run.asked, run.acks = saved["asked"], {n: Ack(*a) for n, a in saved["acks"].items()}
     run.queue.extend(unpack(b) for b in saved["queue"])
     run.reporter.load_state_dict(saved["reporter"])
@@ -89,8 +105,12 @@ def tree(run: Run, step: int) -> dict[str, Any]:
 def parts(run: Run) -> Iterator[tuple[str, Any]]:
     """Every part with memory, under a name that depends only on its place in the run."""
     terms = [
-        (f"term/{t.name}/{f}", getattr(t, f)) for u in run.updates for t in u.terms for f in ("coef", "loss", "per")
+        (f"term/{i}/{t.name}/{f}", getattr(t, f))
+        for i, u in enumerate(run.updates)
+        for t in u.terms
+        for f in ("coef", "loss", "per")
     ]
+    rates = [(f"lr/{n}", p.optimizer.lr) for n, p in run.policies.items()]
     hooks = [(f"hook/{i}/{j}", h) for i, u in enumerate(run.updates) for j, h in enumerate((*u.before, *u.after))]
     named = [
         ("env", run.env),
@@ -100,6 +120,7 @@ def parts(run: Run) -> Iterator[tuple[str, Any]]:
         *((f"on_batch/{i}", s) for i, s in enumerate(run.on_batch)),
         *((f"probe/{i}", p) for i, p in enumerate(run.probes)),
         *terms,
+        *rates,
         *hooks,
     ]
     for name, part in named:
@@ -147,14 +168,10 @@ def _decode(x: Any) -> Any:
     return x
 
 
-def _places(run: Run) -> list[tuple[str, Any]]:
-    """Where each policy is kept: the first trainable one at the top, frozen ones only once they have been changed."""
-    names = [n for n, p in run.policies.items() if p.trainable]
-    first = names[0] if names else next(iter(run.policies))
-    keep = [
-        (n, p) for n, p in run.policies.items() if p.trainable or getattr(p.learner, "changed", False) or run.resume
-    ]
-    return [("" if n == first else f"policies/{n}", p) for n, p in keep]
+def _place(run: Run, name: str) -> str:
+    """Where a policy is kept: the first trainable one at the top."""
+    trainable = [n for n, p in run.policies.items() if p.trainable]
+    return "" if name == next(iter(trainable or run.policies)) else f"policies/{name}"
 
 
 def _older(folder: Path, keep: int, newest: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from temper.carrier import Batch
 from temper.columns import Column
 from temper.episode import Completion
+from temper.errors import UserError, unknown
 from temper.objective import Term
 
 Weights = Mapping[str, Tensor]
@@ -50,7 +51,19 @@ class SamplingParams:
             (self.allowed is None or len(self.allowed) > 0, "allowed must name at least one token id"),
         ):
             if not ok:
-                raise ValueError(why)
+                raise UserError(why)
+
+    def but(self, **changes: Any) -> SamplingParams:
+        """A copy with these fields changed; UserError names what there is."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise unknown("sampling parameter", name, known)
+        return replace(self, **changes)
+
+
+class ContextFull(ValueError):
+    """The ids leave no room in the model's context: an attempt that ends so is dropped, and counted."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class Ack:
 
 class Sampler(Protocol):
     async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
-        """Continue `ids`. Raises ValueError when they leave no room in the context."""
+        """Continue `ids`. Raises ContextFull when they leave no room in the context."""
         ...
 
     async def load(self, weights: Weights, version: int) -> Ack:
@@ -93,7 +106,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class AdamW:
-    """`lr` is a number or a function of the optimiser step (0, 1, …); `clip` bounds the global gradient norm (0: off)."""
+    """`lr`: a number, or a function of the optimiser step (0, 1, …). `clip` bounds the global gradient norm (0: off)."""
 
     lr: float | Callable[[int], float] = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)

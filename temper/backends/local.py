@@ -77,7 +77,7 @@ class LocalLearner:
                         _add(totals, name, w / weights[t.name].sum().clamp(min=1e-12), rows)
                 _diagnose(totals, live, batch.size(TOKEN))
                 if loss.requires_grad:
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
         totals["loss"] = sum(t.coefficient(self.step) * totals.get(f"loss/{t.name}", 0.0) for t in terms)
         return {**totals, **self._optimise()}
 
@@ -86,10 +86,11 @@ class LocalLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.clip or torch.inf)
-        if bool(torch.isfinite(norm)):
+        finite = bool(torch.isfinite(norm))
+        if finite:
             self.optimizer.step()
         self.step += 1
-        return {"grad_norm": float(norm), "learning_rate": rate}
+        return {"grad_norm": float(norm), "learning_rate": rate, "stalled": float(not finite)}
 
     # reading -------------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,9 @@ class LocalLearner:
 
     def _live(self, part: Batch) -> Batch:
         """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is."""
+        if part.size(TOKEN) == 0:  # only trajectories in which nothing was sampled
+            none = torch.zeros(0)
+            return part.put(LOGP, none).put(ENTROPY, none).put(HIDDEN, torch.zeros(0, load.hidden_width(self.module)))
         with self._autocast():
             hidden = layout.forward(self.module, layout.rectangle(part, self.widest), self.head)
             logp, entropy = layout.score(part, hidden, self.head)
@@ -170,7 +174,7 @@ def cut(b: Batch, token_budget: int, together: Level, widest: int = 0) -> Iterat
     A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; where rows pack up to
     `widest` tokens it is those that share any turn, as long as they fit the budget.
     """
-    unit = b.structure.group if together == GROUP else _linked(b, sampled_only=True)
+    unit = _linked(b, sampled_only=True, groups=together == GROUP)
     if widest and together != GROUP:
         tokens = _tokens(b, wide := _linked(b, sampled_only=False))
         fits = torch.tensor(tokens)[wide] <= token_budget
@@ -206,8 +210,8 @@ def _number(keys: list[int]) -> Tensor:
     return torch.tensor([number[k] for k in keys], dtype=torch.int64)
 
 
-def _linked(b: Batch, sampled_only: bool) -> Tensor:
-    """[trajectories] number of the set of trajectories that each is linked to by shared (sampled) turns."""
+def _linked(b: Batch, sampled_only: bool, groups: bool = False) -> Tensor:
+    """[trajectories] number of the set of trajectories that each is linked to by shared (sampled) turns or groups."""
     turn, owner = b.structure.member
     if sampled_only:
         keep = b.structure.sampled[turn]
@@ -223,6 +227,10 @@ def _linked(b: Batch, sampled_only: bool) -> Tensor:
     first: dict[int, int] = {}
     for u, j in zip(turn.tolist(), owner.tolist()):
         leader[root(j)] = root(first.setdefault(u, j))
+    if groups:
+        head: dict[int, int] = {}
+        for j, g in enumerate(b.structure.group.tolist()):
+            leader[root(j)] = root(head.setdefault(g, j))
     return _number([root(i) for i in range(len(leader))])
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from temper.backends.base import Ack, SamplingParams, Weights, fingerprint
+from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
 from temper.episode import Completion
 from temper.models import load
-from temper.models.layout import plain
+from temper.models.load import plain
 
 LEAVE = 0.8  # rows are compacted when fewer than this share of them still run
 
@@ -37,6 +37,7 @@ class LocalSampler:
         self.max_rows, self.autocast = max_rows, autocast
         self.context = load.context_length(module)
         self.end = load.end_ids(module, tokenizer)
+        self.vocabulary = plain(module).get_input_embeddings().weight.shape[0]
         self.version = 0
         self.tokens = 0  # sampled so far
         self._waiting: deque[_Request] = deque()
@@ -49,9 +50,14 @@ class LocalSampler:
         return Ack(version, fingerprint(served))
 
     async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
-        """Continue `ids`; ValueError when they fill the context."""
-        if not 0 < len(ids) < self.context:
-            raise ValueError(f"a context of {len(ids)} tokens leaves no room in a model of {self.context} positions")
+        """Continue `ids`; ContextFull when they fill the context, ValueError for ids that the model does not have."""
+        if len(ids) >= self.context:
+            raise ContextFull(f"a context of {len(ids)} tokens leaves no room in a model of {self.context} positions")
+        if not ids:
+            raise ValueError("there is nothing to continue: give at least one token")
+        strange = [i for i in (*ids, *(params.allowed or ())) if not 0 <= i < self.vocabulary]
+        if strange:
+            raise ValueError(f"token id {strange[0]} is outside the model's vocabulary of {self.vocabulary}")
         request = _Request(tuple(ids), params, asyncio.get_running_loop().create_future(), self.version)
         self._waiting.append(request)
         if self._driver is None or self._driver.done():
@@ -63,6 +69,8 @@ class LocalSampler:
         try:
             while True:
                 await _settle()
+                while self._waiting and self._waiting[0].future.done():  # its coroutine was cancelled
+                    self._waiting.popleft()
                 if self._waiting and (rows is None or len(rows) < self.max_rows):
                     rows = self._admit(rows)
                 if rows is None or len(rows) == 0:
@@ -122,7 +130,7 @@ class LocalSampler:
     def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """[rows, vocabulary] float32 logits after the last column of `ids`."""
         device = next(self.module.parameters()).device
-        position = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             out = plain(self.module)(
                 input_ids=ids.to(device),
@@ -169,7 +177,8 @@ class _Request:
     def _stopped(self, tokenizer: Any) -> bool:
         if not self.params.stop:
             return False
-        tail = tokenizer.decode(self.drawn[-2 * max(map(len, self.params.stop)) - 8 :])
+        longest = max(len(s.encode()) for s in self.params.stop)  # a token is at least a byte
+        tail = tokenizer.decode(self.drawn[-longest - 8 :])
         return any(s in tail for s in self.params.stop)
 
     def _finish(self, reason: str, tokenizer: Any) -> None:
@@ -212,11 +221,11 @@ class _Rows:
         return _Rows(self.requests + new.requests, self.cache, mask, torch.cat([self.logits, new.logits]))
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values [rows, heads, room, width] with room to grow in place; [.., :filled] is in use."""
 
     def __init__(self, room: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room, self.filled = room, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -314,10 +323,12 @@ def _draw(logits: Tensor, requests: list[_Request]) -> tuple[list[int], list[flo
 def _truncate(logits: Tensor, row: int, p: SamplingParams) -> tuple[int, ...]:
     """Cut the row to its top_k tokens, then to the fewest whose mass reaches top_p; returns the ids that are left."""
     order = logits[row].argsort(descending=True, stable=True)
+    order = order[: int((logits[row] > -torch.inf).sum())]
     if p.top_k:
         order = order[: p.top_k]
-    mass = torch.softmax(logits[row][order], dim=-1).cumsum(0)
-    order = order[: int((mass < p.top_p).sum()) + 1]
+    if p.top_p < 1:
+        mass = torch.softmax(logits[row][order], dim=-1).cumsum(0)
+        order = order[: int((mass < p.top_p).sum()) + 1]
     keep = torch.full_like(logits[row], -torch.inf)
     keep[order] = logits[row][order]
     logits[row] = keep

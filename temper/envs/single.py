@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from temper.episode import Episode, Recorder
 from temper.policy import Seat
-from temper.request import Drop
 from temper.tasks.task import Task
 
 
@@ -35,9 +34,6 @@ class SingleTurn:
         if self.prefill:
             ids += tuple(seat.tokenizer.encode(self.prefill, add_special_tokens=False))
         prompt = record.add(ids, text=str(messages[-1].get("content") or ""))
-        try:
-            answer = record.sampled(await seat.sample(ids), prompt, author=self.role)
-        except ValueError as error:
-            raise Drop(f"prompt too long: {error}") from None
+        answer = record.sampled(await seat.sample(ids), prompt, author=self.role)
         record.judge([prompt, answer], role=self.role)
         return record.episode()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import REWARD, TASK
+from temper.columns import REWARD, TASK, Column
 from temper.errors import UserError
 from temper.request import Request
 from temper.tasks.task import Task
@@ -82,6 +83,14 @@ class Mixture:
     def __post_init__(self) -> None:
         self.given = [0] * len(self.parts)
         self._owner: dict[str, int] = {}
+
+    @property
+    def reads(self) -> tuple[Column, ...]:
+        return tuple(dict.fromkeys(c for _, part in self.parts for c in getattr(part, "reads", ())))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {k: v for _, part in self.parts for k, v in (getattr(part, "metrics", None) or {}).items()}
 
     @property
     def attempts(self) -> int | None:
@@ -158,8 +167,10 @@ class Growing:
     def observe(self, group: Batch) -> None:
         if self._level.pop(group[TASK][0].id, -1) != self.open - 1:
             return
-        reward = group[REWARD]
-        self.recent = [*self.recent, float(reward.nanmean())][-self.window :]
+        mean = float(group[REWARD].nanmean())
+        if math.isnan(mean):  # nobody judged it
+            return
+        self.recent = [*self.recent, mean][-self.window :]
         if len(self.recent) == self.window and sum(self.recent) / self.window >= self.bar and self.open < self.levels:
             self.open, self.recent = self.open + 1, []
 
