@@ -106,7 +106,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class AdamW:
-    """`lr`: a number, or a function of the optimiser step (0, 1, …). `clip` bounds the global gradient norm (0: off)."""
+    """`lr`: a number, or a function of the optimiser step (0, 1, …). `clip` bounds the gradient norm (0: off)."""
 
     lr: float | Callable[[int], float] = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)
