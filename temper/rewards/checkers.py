@@ -82,10 +82,7 @@ def math_verify(completion: str, answer: Any) -> float | None:
     None without an answer, or where the answer holds no mathematics. Its own time-outs need the main thread, which is
     where the worker calls it.
     """
-    try:
-        from math_verify import parse, verify
-    except ImportError:
-        raise ImportError("the reward math_verify needs the package math-verify: pip install 'temper-rl[math]'")
+    from math_verify import parse, verify
 
     if answer is None:
         return None
@@ -96,6 +93,13 @@ def math_verify(completion: str, answer: Any) -> float | None:
     tagged = _ANSWER.findall(rest)
     readings = [tagged[-1], f"${tagged[-1].strip()}$"] if tagged else [rest]  # what is in tags may be a bare formula
     return float(any(verify(gold, parse(reading)) for reading in readings))
+
+
+def import_math_verify() -> None:
+    """Import the package and build its grammar (seconds, for sympy)."""
+    from math_verify import parse, verify
+
+    verify(parse("1"), parse("1"))
 
 
 def _as_latex(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +24,20 @@ BUNDLED = {
     "reasoning_gym": "temper.tasks.reasoning_gym:score",
     "reasoning_gym_pass": "temper.tasks.reasoning_gym:passed",
 }
+_PACKAGES = {  # bundled name -> (what it imports, how to install that)
+    "math_verify": ("math_verify", "pip install 'temper-rl[math]'"),
+    "reasoning_gym": ("reasoning_gym", "pip install --no-deps reasoning-gym"),
+    "reasoning_gym_pass": ("reasoning_gym", "pip install --no-deps reasoning-gym"),
+}
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A function with its name and signature (found from its parameter names where `style` is None)."""
+    """A function with its name and signature (found from its parameter names where `style` is None).
+
+    What the function's file imports at its top is imported before any deadline counts; what is imported inside the
+    function counts towards its first call.
+    """
 
     function: Callable[..., Any]
     name: str = ""
@@ -47,6 +57,9 @@ def reward_from(spec: str, style: str | None = None) -> Reward:
     if not colon:
         if spec not in BUNDLED:
             raise _unknown_bundled(spec)
+        package, remedy = _PACKAGES.get(spec, ("temper", ""))
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the reward {spec} needs the package {package}, which is not installed: {remedy}")
         where, _, name = BUNDLED[spec].rpartition(":")
         return Reward(getattr(importlib.import_module(where), name), name=spec, style=style)
     module = _from_file(Path(where)) if where.endswith(".py") else _from_module(where)

@@ -187,6 +187,7 @@ class Worker:
             "parent": os.getpid(),
             "modules": list(modules.items()),
             "functions": [f.blob for f in self.functions],
+            "prepare": [f.prepare for f in self.functions if f.prepare is not None],
             "timeout": self.timeout,
         }
         received = self._receive(START_SECONDS) if self._send(worker.pack(setup)) else "crash: it ended at once"

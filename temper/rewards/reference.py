@@ -17,15 +17,27 @@ from temper.rewards.worker import is_async
 
 Function = Callable[..., Any]
 
+# Function -> what a worker runs before the first call, so that a large package's import has no deadline
+PREPARE = {
+    "temper.rewards.checkers:math_verify": "temper.rewards.checkers:import_math_verify",
+    "temper.tasks.reasoning_gym:score": "temper.tasks.reasoning_gym:names",
+    "temper.tasks.reasoning_gym:passed": "temper.tasks.reasoning_gym:names",
+}
+
 
 @dataclass(frozen=True)
 class Reference:
-    """How a worker gets a function: `modules` are (name, file) that an import by name would not find there."""
+    """How a worker gets a function.
+
+    modules  (name, file) of what an import by name would not find there
+    prepare  "module:function" to run once, before the first call; None: nothing
+    """
 
     name: str
     blob: bytes
     modules: tuple[tuple[str, str], ...]
     asynchronous: bool
+    prepare: str | None = None
 
 
 def refer(function: Function) -> Reference:
@@ -41,7 +53,8 @@ def refer(function: Function) -> Reference:
         blob = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         raise UserError(f"reward {name!r} cannot be sent to its own process: {' '.join(str(error).split())}")
-    return Reference(name, blob, _modules(name, getattr(owner, "__module__", None)), is_async(function))
+    module = getattr(owner, "__module__", None)
+    return Reference(name, blob, _modules(name, module), is_async(function), PREPARE.get(f"{module}:{qualified}"))
 
 
 def name_of(function: Function) -> str:

@@ -3,7 +3,7 @@
 Its standard input carries frames from the pool, its standard output carries frames back; the functions themselves see
 an empty input and an output that is thrown away. A frame is an 8-byte length and a pickle.
 
-    in    {"path", "parent", "modules", "functions", "timeout"} once, then lists of calls
+    in    {"path", "parent", "modules", "functions", "prepare", "timeout"} once, then lists of calls
     out   ("ready", None) or ("failed", why) once; for each list ("taken", None) or ("refused", why), and after the
           former (number, [Verdict, …]) as each call ends
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib
 import importlib.util
 import inspect
 import os
@@ -53,6 +54,8 @@ def serve(source: int, sink: int) -> None:
         for name, file in setup["modules"]:
             import_file(name, Path(file))
         functions = [pickle.loads(blob) for blob in setup["functions"]]
+        for where, _, name in (spec.partition(":") for spec in setup["prepare"]):
+            getattr(importlib.import_module(where), name)()
     except BaseException as error:
         return write_frame(sink, (FAILED, failure(error).outcome.removeprefix("error: ")))
     write_frame(sink, (READY, None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 
 import pytest
 
@@ -104,3 +106,28 @@ def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
 
 def test_a_name_of_its_own():
     assert Reward(functions.half, name="bonus").name == "bonus"
+
+
+@pytest.mark.parametrize("name", ["math_verify", "reasoning_gym"])
+def test_a_bundled_checker_is_ready_before_its_first_deadline(name):
+    reference = reward_from(name).reference
+    module, _, function = reference.prepare.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_import_of_a_bundled_checker_does_not_count():
+    """sympy takes longer to import than one call may take here."""
+    pytest.importorskip("math_verify")
+    pool = Pool([reward_from("math_verify").reference], timeout=0.8)
+    calls = [Call(0, 0, {"completion": "4", "answer": "4"})] * 4
+    try:
+        answers = asyncio.run(pool.run(calls))
+    finally:
+        pool.close()
+    assert answers[-1][0].value == 1.0
+
+
+def test_a_missing_package_is_told_when_the_reward_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^the reward math_verify needs the package math_verify, .*temper-rl\[math\]"):
+        reward_from("math_verify")
