@@ -163,8 +163,7 @@ def covariance(b: Batch, old: Column) -> Tensor:
     """
     a, logp = b[ADVANTAGE], b[old]
     known = ~(a + logp).isnan()
-    cov = (a - a[known].mean()) * (logp - logp[known].mean())
-    return torch.where(known, cov, torch.full_like(cov, torch.nan))
+    return (a - a[known].mean()) * (logp - logp[known].mean())
 
 
 def how_many(share: float, cov: Tensor) -> int:

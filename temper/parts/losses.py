@@ -54,7 +54,7 @@ def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Reinforce:
-    """−A·log π (Williams 1992)."""
+    """−A·log π (Williams 1992). Off-policy, with the weight sg(ρ): CISPO without bounds."""
 
     reads = (LOGP, ADVANTAGE)
 
@@ -84,7 +84,7 @@ class Clip(Surrogate):
     """max(−Aρ, −A·clip(ρ, 1−low, 1+high)); with `dual`, for A < 0 at most −A·dual.
 
     PPO (Schulman et al. 2017, arXiv 1707.06347, eq. 7); dual clip (Ye et al. 2020, arXiv 1912.09729, c = 3);
-    high > low is DAPO's clip-higher (arXiv 2503.14476, eq. 10).
+    high > low is DAPO's clip-higher (arXiv 2503.14476, eq. 10); INTELLECT-2's bound δ on ρ for A < 0 is dual = δ.
     """
 
     low: float = 0.2

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from temper.carrier import Batch
 from temper.columns import FINISH, REWARD, TOKEN, TRAJECTORY, Column
+from temper.errors import UserError
 from temper.parts.gates import is_truncated
 
 SHAPED = REWARD.of("shaped")
@@ -25,6 +26,10 @@ class Overlong:
     factor: float = 1.0
     reward: Column = REWARD
     into: Column = SHAPED
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer <= self.limit:
+            raise UserError(f"the overlong buffer must be within 1 and {self.limit} tokens, got {self.buffer}")
 
     @property
     def reads(self) -> tuple[Column, ...]:

@@ -145,7 +145,23 @@ def test_gdpo_normalises_each_part_before_the_sum():
     assert close(run(stage, parts([1.0, 0, 1], [0.0, 0, 10]))[ADVANTAGE], [0, -1, 1])
 
 
-def test_gdpo_weights_and_missing_parts():
+def test_gdpo_weights_the_normalised_parts():
+    # z of a: (1, −1)/√2; of b: (−1, 1)/√2, three times: total (−√2, √2), σ = 2
+    stage = DecoupledAdvantage({"a": 1.0, "b": 3.0}, GroupStd(0.0), eps=0.0)
+    assert close(run(stage, parts([7.0, 0.0], [0.0, 0.1]))[ADVANTAGE], [-(0.5**0.5), 0.5**0.5])
+    stage = DecoupledAdvantage({"a": 1.0, "b": 0.5}, GroupStd(0.0), eps=1.0)  # total ±√½/2, σ = ½
+    assert close(run(stage, parts([7.0, 0.0], [0.0, 0.1]))[ADVANTAGE], [2**0.5 / 4 / 1.5, -(2**0.5) / 4 / 1.5])
+
+
+def test_gdpo_centres_over_the_batch():
+    # a group of one keeps its 3: totals (3, √½, −√½), mean 1
+    b = batch([[1], [1, 1]]).put(REWARD.of("a"), torch.tensor([3.0, 1.0, 0.0]))
+    a = run(DecoupledAdvantage({"a": 1.0}, GroupStd(0.0), eps=0.0), b)[ADVANTAGE]
+    sigma = ((4 + (0.5**0.5 - 1) ** 2 + (0.5**0.5 + 1) ** 2) / 2) ** 0.5
+    assert close(a, [2 / sigma, (0.5**0.5 - 1) / sigma, -(0.5**0.5 + 1) / sigma])
+
+
+def test_gdpo_leaves_out_missing_parts():
     # z of a: ±√½; b only judges the first, alone: 0. Total (√½, −√½), σ = 1.
     stage = DecoupledAdvantage({"a": 1.0, "b": 5.0}, GroupStd(0.0), eps=0.0)
     assert close(run(stage, parts([1.0, 0.0], [1.0, nan]))[ADVANTAGE], [0.5**0.5, -(0.5**0.5)])

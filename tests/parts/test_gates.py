@@ -119,6 +119,7 @@ def test_clip_cov_draws_only_within_its_bounds():
     b = covaried([2, -2, 2, -2], [-1, -5, -4, -2])  # covariances 4, 4, −2, −2
     assert run(ClipCovSelect(1.0, 1.0, 5.0), b)[COV_KEPT].tolist() == [0, 0, 1, 1]
     assert run(ClipCovSelect(1.0, 4.0, 5.0), b)[COV_KEPT].tolist() == [1, 1, 1, 1]
+    assert run(ClipCovSelect(1.0, -3.0, 4.0), b)[COV_KEPT].tolist() == [1, 1, 0, 0]
     assert run(ClipCovSelect(0.25, 1.0, 5.0), b)[COV_KEPT].sum() == 3
 
 

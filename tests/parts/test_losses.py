@@ -100,6 +100,12 @@ def test_gspo_takes_the_geometric_mean_ratio_of_the_sequence():
     assert close(values, [-s, -s, 2.1]) and close(gradient * 3, [-s, -s, 2.1])
 
 
+def test_gspo_with_credit_per_token_is_gspo_token():
+    s = math.sqrt(0.99)
+    values, gradient = evaluate(GSPO(0.5, 0.5), *tokens([1.1, 0.9], [1.0, -2.0]))
+    assert close(values, [-s, 2 * s]) and close(gradient * 2, [-s, 2 * s])
+
+
 def test_gspo_clips_whole_sequences():
     values, gradient = evaluate(GSPO(), *tokens([1.1, 1.1, 0.9], [1.0, 1.0, -1.0], [2, 1]))
     assert close(values, [-1.0004, -1.0004, 0.9997]) and close(gradient, [0, 0, 0])

@@ -3,6 +3,7 @@ import torch
 
 from temper.carrier import Batch
 from temper.columns import REWARD
+from temper.errors import UserError
 from temper.parts.shaping import SHAPED, Clamp, MissingEnd, Overlong
 from temper.parts.signals import RewardVaries
 from tests.parts.toys import batch, close, nan, recorder, run, said
@@ -13,6 +14,12 @@ def test_overlong_by_hand():
     b = batch([[0, 6, 7, 10, 12, 8]], [[1.0, 1.0, 1.0, 1.0, 0.0, nan]])
     assert close(run(Overlong(10, 4), b)[SHAPED], [1, 1, 0.75, 0, -1.5, nan])
     assert close(run(Overlong(10, 4, factor=2.0), b)[SHAPED], [1, 1, 0.5, -1, -3, nan])
+
+
+@pytest.mark.parametrize("buffer", [0, 11])
+def test_an_impossible_buffer_is_refused(buffer):
+    with pytest.raises(UserError, match="buffer must be within 1 and 10"):
+        Overlong(10, buffer)
 
 
 def test_shaping_leaves_the_judges_reward_alone_and_chains():

@@ -35,15 +35,20 @@ def dapo(
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     max_tokens: int = 20480,
-    buffer: int = 4096,
+    buffer: int | None = None,
     penalty: float = 1.0,
     filter_overlong: bool = False,
     minibatches: int = 1,
 ) -> Method:
-    """max_tokens, buffer, penalty: see `Overlong`; filter_overlong: truncated answers are not trained on."""
+    """max_tokens, buffer, penalty: see `Overlong` (buffer None: a fifth of max_tokens, as in the paper);
+    filter_overlong: truncated answers are not trained on."""
     gates: list[Stage] = [NotTruncated()] if filter_overlong else []
     return Method(
-        on_group=[Overlong(max_tokens, buffer, penalty), Advantage(reward=SHAPED), *gates],
+        on_group=[
+            Overlong(max_tokens, max(1, max_tokens // 5) if buffer is None else buffer, penalty),
+            Advantage(reward=SHAPED),
+            *gates,
+        ],
         terms=[
             Term(
                 "policy",
