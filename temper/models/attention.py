@@ -6,6 +6,7 @@ that costs a factor of the group's size. Registered under the name "temper"; oth
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "temper"
+CHANGES = ("softcap", "s_aux", "position_bias")  # options that change the result, which `fits` must have kept away
 
 
 def attend(
@@ -26,16 +28,27 @@ def attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """query [rows, heads, n, width]; key, value [rows, kv heads, m, width] -> [rows, n, heads, width]."""
+    if any(options.get(name) is not None for name in CHANGES):
+        raise NotImplementedError(f"the attention function {NAME!r} has none of {', '.join(CHANGES)}")
     if attention_mask is not None:
         attention_mask = attention_mask[..., : key.shape[2]]
     if query.shape[2] == 1:
         out = _one_query(query, key, value, attention_mask, scaling)
     else:
         causal = attention_mask is None and (is_causal if is_causal is not None else getattr(module, "is_causal", True))
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, is_causal=bool(causal), scale=scaling, enable_gqa=True
-        )
+        out = _many_queries(query, key, value, attention_mask, bool(causal), scaling)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _many_queries(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float | None
+) -> Tensor:
+    """In float32 where bfloat16 is asked for: its backward pass is twice as slow in PyTorch's CPU kernel."""
+    slow = query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    wide = [x.float() for x in (query, key, value)] if slow else [query, key, value]
+    with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():
+        out = scaled_dot_product_attention(*wide, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=True)
+    return out.to(query.dtype)
 
 
 def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
@@ -63,7 +76,11 @@ def register() -> str:
 def fits(module: Any) -> bool:
     """Only models whose attention is the standard one: sdpa in use, no soft-capped scores, no attention sinks."""
     config = module.config.get_text_config()
-    special = ("attn_logit_softcapping", "attention_sink", "sinks")
-    return getattr(config, "_attn_implementation", None) == "sdpa" and not any(
-        getattr(config, s, None) for s in special
-    )
+    special = ("attention_sink", "sinks")
+    standard = getattr(config, "_attn_implementation", None) == "sdpa" and not capped(module)
+    return standard and not any(getattr(config, s, None) for s in special)
+
+
+def capped(module: Any) -> bool:
+    """Whether attention scores are soft-capped (Gemma 2), which only transformers' eager attention computes."""
+    return bool(getattr(module.config.get_text_config(), "attn_logit_softcapping", None))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from temper.backends.base import Lora
@@ -38,6 +40,8 @@ def load_tokenizer(model: str) -> Any:
     if model == RANDOM:
         return tiny.tiny_tokenizer()
     source = resolve(model)
+    if (base := _base_of(source)) and not (Path(source) / "tokenizer_config.json").exists():
+        source = resolve(base)  # adapters are often published without a tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
@@ -65,48 +69,86 @@ def load_model(
         raise UserError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
     if model == RANDOM:
         return _ready(tiny.tiny_model().to(DTYPES[dtype]), device, checkpointing)
-    stored = DTYPES[dtype] if dtype != "bfloat16" or lora is not None else torch.float32
     source = resolve(model)
-    adapter = Path(source) / "adapter_config.json"
+    base = _base_of(source)
+    stored = DTYPES[dtype] if dtype != "bfloat16" or lora is not None or base is not None else torch.float32
     try:
         with _quiet():
-            if adapter.exists():
-                from peft import AutoPeftModelForCausalLM
-
-                module: nn.Module = AutoPeftModelForCausalLM.from_pretrained(source, dtype=stored, is_trainable=True)
+            if base is not None:
+                module = _with_adapter(source, resolve(base), stored, lora)
             else:
-                module = AutoModelForCausalLM.from_pretrained(source, dtype=stored)
-    except (OSError, ValueError) as error:
+                module, found = AutoModelForCausalLM.from_pretrained(source, dtype=stored, output_loading_info=True)
+                _complete(found)
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load model {model!r}: {first_line(error)}")
-    if lora is not None and not adapter.exists():
+    if lora is not None and base is None:
         module = add_lora(module, lora)
     return _ready(module, device, checkpointing)
 
 
+def _complete(found: Any) -> None:
+    """ValueError when weights that the model needs are not in its files (transformers would draw them at random)."""
+    lost = sorted(found["missing_keys"])
+    wrong = sorted(str(m[0] if isinstance(m, tuple) else m) for m in found["mismatched_keys"])
+    for names, what in ((lost, "weights are missing from its files"), (wrong, "weights have another shape")):
+        if names:
+            raise ValueError(f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
+
+
+def _base_of(source: str) -> str | None:
+    """The model that an adapter directory belongs to; None for a full model."""
+    config = Path(source) / "adapter_config.json"
+    return str(json.loads(config.read_text())["base_model_name_or_path"]) if config.exists() else None
+
+
+def is_adapter(model: str) -> bool:
+    """Whether `model` names an adapter directory."""
+    return model != RANDOM and _base_of(resolve(model)) is not None
+
+
+def _with_adapter(source: str, base: str, stored: torch.dtype, lora: Lora | None) -> nn.Module:
+    """The base with the directory's adapter on it, which goes on training."""
+    from transformers import AutoModelForCausalLM
+
+    peft = _peft()
+    rank = getattr(peft.PeftConfig.from_pretrained(source), "r", None)
+    if lora is not None and lora.rank != rank:
+        raise ValueError(f"its adapter has rank {rank}: ask for that, or for none, not for {lora.rank}")
+    module: nn.Module = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=stored), source, is_trainable=True
+    )
+    return module
+
+
 def _ready(module: Any, device: str, checkpointing: bool) -> nn.Module:
-    """On its device, without dropout, with the CPU's attention function where that fits."""
+    """On its device, without randomness, with the attention function that computes what the model was trained with."""
     for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+        _without_noise(part)
     if checkpointing:
         module.gradient_checkpointing_enable({"use_reentrant": False})
-        if hasattr(module, "enable_input_require_grads"):
-            module.enable_input_require_grads()
-    target = pick_device(device)
-    if target.type == "cpu" and attention.fits(plain(module)):
-        plain(module).set_attn_implementation(attention.register())
-    ready: nn.Module = module.to(target).train(checkpointing)
+    target, inner = pick_device(device), plain(module)
+    if attention.capped(inner):
+        inner.set_attn_implementation("eager")  # every other kernel of transformers leaves the cap out
+    elif target.type == "cpu" and attention.fits(inner):
+        inner.set_attn_implementation(attention.register())
+    ready: nn.Module = module.to(target).eval()
     return ready
+
+
+def _without_noise(part: nn.Module) -> None:
+    """No dropout, also where a layer passes its rate to a function, and no jitter in a router."""
+    if isinstance(part, nn.Dropout):
+        part.p = 0.0
+    for name, value in vars(part).items():
+        if isinstance(value, float) and ("dropout" in name or "jitter" in name):
+            setattr(part, name, 0.0)
 
 
 def add_lora(module: nn.Module, lora: Lora) -> nn.Module:
     """Wrap with PEFT adapters (float32) whose first output is zero; UserError when PEFT is not installed."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise UserError("LoRA needs PEFT: pip install 'temper-rl[peft]'")
+    peft = _peft()
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -115,9 +157,18 @@ def add_lora(module: nn.Module, lora: Lora) -> nn.Module:
         **lora.options,
     )
     try:
-        return get_peft_model(module, config, autocast_adapter_dtype=True)
+        wrapped: nn.Module = peft.get_peft_model(module, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {first_line(error)}")
+    return wrapped
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError("LoRA needs PEFT: pip install 'temper-rl[peft]'")
+    return peft
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -126,8 +177,14 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def save_model(module: Any, tokenizer: Any, folder: Path) -> None:
-    """A Hugging Face directory (or PEFT's layout for adapters), with tokenizer and chat template."""
+    """A Hugging Face directory (or PEFT's layout for adapters), with tokenizer, chat template and generation config.
+
+    The generation config names every token at which Temper's sampler stops, so that `generate` stops there too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    generation = getattr(plain(module), "generation_config", None)
+    if generation is not None and tokenizer is not None:
+        generation.eos_token_id = list(end_ids(module, tokenizer))
     with _quiet():
         module.save_pretrained(folder)
         if tokenizer is not None:
@@ -136,9 +193,9 @@ def save_model(module: Any, tokenizer: Any, folder: Path) -> None:
 
 def merge_adapter(model: str, folder: Path) -> None:
     """Write the adapter directory `model` as a full model, its weights added to the base's."""
-    module: Any = load_model(model)
-    if not hasattr(module, "merge_and_unload"):
+    if not is_adapter(model):
         raise UserError(f"{model!r} is not an adapter: there is nothing to merge")
+    module: Any = load_model(model, device="cpu")
     save_model(module.merge_and_unload(), load_tokenizer(model), folder)
 
 
@@ -167,11 +224,24 @@ def check_vocabulary(module: Any, tokenizer: Any, model: str) -> None:
 
 
 def end_ids(module: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids that end a turn: the generation config's, and the tokenizer's end-of-sequence."""
+    """Token ids that end an answer: the generation config's, the tokenizer's, and what the chat template closes with."""
     generation = getattr(plain(module), "generation_config", None)
     ids = getattr(generation, "eos_token_id", None)
     ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return tuple(dict.fromkeys([*ids, tokenizer.eos_token_id]))
+    return tuple(dict.fromkeys([*ids, *turn_ends(tokenizer)]))
+
+
+def turn_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The end-of-sequence token, and the control token that the chat template puts behind an answer, if it does."""
+    word = "answer"
+    said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}]
+    try:
+        text = str(tokenizer.apply_chat_template(said, tokenize=False))
+    except Exception:  # a template that refuses plain conversations says so where they are played
+        return (tokenizer.eos_token_id,)
+    after = tokenizer.encode(text.rpartition(word)[2], add_special_tokens=False)[:1]
+    closing = [i for i in after if i in tokenizer.all_special_ids or i in tokenizer.added_tokens_decoder]
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *closing]))
 
 
 def first_line(error: BaseException) -> str:
