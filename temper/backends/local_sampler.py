@@ -22,6 +22,7 @@ from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fing
 from temper.episode import Completion
 from temper.models import load
 from temper.models.load import plain
+from temper.models.probe import accepted
 
 LEAVE = 0.8  # rows are compacted when fewer than this share of them still run
 
@@ -129,17 +130,17 @@ class LocalSampler:
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """[rows, vocabulary] float32 logits after the last column of `ids`."""
-        device = next(self.module.parameters()).device
+        model, device = plain(self.module), next(self.module.parameters()).device
         position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
-            out = plain(self.module)(
+            inputs = accepted(
+                model,
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 position_ids=position.to(device),
-                past_key_values=cache,
-                use_cache=True,
                 logits_to_keep=1,
             )
+            out = model(**inputs, past_key_values=cache, use_cache=True)
         logits: Tensor = out.logits[:, -1].float() if out.logits.dtype != torch.float64 else out.logits[:, -1]
         return logits
 

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from temper.carrier import Batch
 from temper.columns import ALLOWED, SUPPORT, TEMPERATURE, TOKEN
 from temper.models.load import hidden_width, plain
+from temper.models.probe import accepted, branches_apart
 
 CHUNK = 1 << 24  # logits held at once (rows x vocabulary); more are recomputed chunk by chunk in the backward pass
 
@@ -170,13 +171,18 @@ def head_of(module: Any) -> Callable[[Tensor], Tensor] | None:
         return None
     config = model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    scale = _number(config, "logit_scale") / _number(config, "logits_scaling")
 
     def logits(hidden: Tensor) -> Tensor:
         out = head(hidden) * scale if scale != 1.0 else head(hidden)
         return torch.tanh(out / cap) * cap if cap else out
 
     return logits if _head_agrees(model, logits) else None
+
+
+def _number(config: Any, name: str) -> float:
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, (int, float)) and value else 1.0
 
 
 def _head_agrees(model: Any, logits: Callable[[Tensor], Tensor]) -> bool:
@@ -192,11 +198,10 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     """[tokens, width] hidden states that predict each TOKEN row; without a head, [tokens, vocabulary] logits."""
     device = next(module.parameters()).device
     full = None if r.mask.dim() == 2 and bool(r.mask.all()) else r.mask.to(device)
-    inputs = {"input_ids": r.ids.to(device), "attention_mask": full, "position_ids": r.position.to(device)}
-    if head is None:
-        out = module(**inputs, use_cache=False).logits
-    else:
-        out = plain(module).base_model(**inputs, use_cache=False).last_hidden_state
+    model = plain(module) if head is None else plain(module).base_model
+    inputs = accepted(model, input_ids=r.ids.to(device), attention_mask=full, position_ids=r.position.to(device))
+    out = model(**inputs, use_cache=False)
+    out = out.logits if head is None else out.last_hidden_state
     return out.flatten(0, 1)[r.place.to(device)]
 
 
@@ -206,12 +211,14 @@ def row_width(module: Any) -> int:
 
 
 def can_pack(module: Any) -> bool:
-    """Whether chains may share a row behind a mask: full attention everywhere, through a kernel that takes masks."""
-    config = plain(module).config.get_text_config()
+    """Whether chains may share a row behind a mask: full attention everywhere, and results that do not change."""
+    model = plain(module)
+    config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kernel = getattr(config, "_attn_implementation", None) in ("sdpa", "temper")
-    return kernel and set(kinds) == {"full_attention"} and (window is None or "layer_types" in config.to_dict())
+    full = set(kinds) == {"full_attention"} and (window is None or "layer_types" in config.to_dict())
+    return kernel and full and getattr(model, "base_model", model) is not model and branches_apart(model)
 
 
 def score(b: Batch, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
