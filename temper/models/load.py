@@ -224,7 +224,7 @@ def check_vocabulary(module: Any, tokenizer: Any, model: str) -> None:
 
 
 def end_ids(module: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids that end an answer: the generation config's, the tokenizer's, and what the chat template closes with."""
+    """Token ids that end an answer, by the generation config, the tokenizer and the chat template."""
     generation = getattr(plain(module), "generation_config", None)
     ids = getattr(generation, "eos_token_id", None)
     ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

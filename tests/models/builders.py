@@ -6,6 +6,8 @@ or cache shows in every log-prob. The text that tokenizers are trained on is wri
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +118,16 @@ def _byte_tokens_are_text(tokenizer: Tokenizer, specials: list[str]) -> Tokenize
 
 
 def unigram(specials: list[str]) -> Tokenizer:
-    """As SentencePiece models of Llama 2 and Mixtral's time: a prefix space, "▁" for spaces."""
-    tokenizer = Tokenizer(models.Unigram())
+    """As SentencePiece models have it: words and characters with log-probs, "▁" for spaces, one before the text."""
+    words = Counter("▁" + word for line in CORPUS for word in line.split())
+    characters = Counter(character for word in words for character in word)
+    pieces = [("<unk>", 0.0), *((s, 0.0) for s in specials)]
+    pieces += [(c, math.log(n) - 12.0) for c, n in sorted(characters.items())]
+    pieces += [(w, math.log(n) - 10.0) for w, n in sorted(words.items()) if w not in characters]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-    trainer = trainers.UnigramTrainer(vocab_size=330, special_tokens=["<unk>", *specials], unk_token="<unk>")
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in specials])
     return tokenizer
 
 
@@ -209,8 +215,11 @@ EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "output_router_logits": Fal
 FAMILIES = {
     f.name: f
     for f in (
-        Family("qwen3", qwen3_tokenizer, _config("Qwen3", head_dim=8, tie_word_embeddings=True), ("<|im_end|>", "<|endoftext|>"), 64),
-        Family("llama3", llama3_tokenizer, _config("Llama", tie_word_embeddings=False), ("<|end_of_text|>", "<|eot_id|>")),
+        Family(
+            "qwen3", qwen3_tokenizer, _config("Qwen3", head_dim=8, tie_word_embeddings=True),
+            ("<|im_end|>", "<|endoftext|>"), padding=64,
+        ),
+        Family("llama3", llama3_tokenizer, _config("Llama", tie_word_embeddings=False), ("<|eot_id|>",)),
         Family(
             "gemma2", gemma_tokenizer,
             _config(
@@ -228,7 +237,10 @@ FAMILIES = {
             ("<eos>", "<end_of_turn>"),
         ),
         Family("mistral", mixtral_tokenizer, _config("Mistral", head_dim=8, sliding_window=WINDOW), ("</s>",)),
-        Family("mixtral", mixtral_tokenizer, _config("Mixtral", num_local_experts=4, router_jitter_noise=0.1, sliding_window=None, **EXPERTS), ("</s>",)),
+        Family(
+            "mixtral", mixtral_tokenizer,
+            _config("Mixtral", num_local_experts=4, router_jitter_noise=0.1, sliding_window=None, **EXPERTS), ("</s>",),
+        ),
         Family(
             "qwen3_moe", qwen3_tokenizer,
             _config("Qwen3Moe", head_dim=8, num_experts=4, moe_intermediate_size=32, decoder_sparse_step=1, **EXPERTS),
@@ -241,7 +253,7 @@ FAMILIES = {
 
 
 def save(name: str, folder: Path, seed: int = 0) -> str:
-    """Write a random model of the family with its tokenizer, chat template and generation config; returns the folder."""
+    """Write a random model of the family with all that belongs to it; returns the folder."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     family = FAMILIES[name]
