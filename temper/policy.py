@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,30 @@ class Policy:
         self.learner.restore(folder)
 
     def reference(self, name: str = "reference") -> Policy:
-        """A frozen policy that starts from the same weights."""
-        return replace(self, name=name, trainable=False, lora=None)
+        """A frozen policy that starts from the same weights; beside fresh adapters it shares them."""
+        from temper.models import load
+
+        frozen = replace(self, name=name, trainable=False, lora=None)
+        if self.lora is None or not self.lora.leaves_base or load.is_adapter(self.model):
+            return frozen
+        return BaseOf(**{f.name: getattr(frozen, f.name) for f in fields(frozen)}, policy=self)
+
+
+@dataclass
+class BaseOf(Policy):
+    """What a LoRA policy is without its adapters: no copy of the weights, open while the policy is."""
+
+    policy: Policy = field(default_factory=Policy, repr=False)
+
+    def open(self, modules: Iterable[Any] = ()) -> None:
+        from temper.backends.adapters import BaseLearner, BaseSampler
+
+        learner: Any = self.policy.learner
+        self._tokenizer = self.policy.tokenizer
+        self._learner = BaseLearner(learner)
+        self._sampler = BaseSampler(
+            learner.module, self._tokenizer, max_rows=self.max_rows, autocast=learner.autocast
+        )
 
 
 class Seat:

@@ -127,6 +127,11 @@ class Lora:
     targets: str | tuple[str, ...] = "all-linear"
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def leaves_base(self) -> bool:
+        """Whether the model without its adapters is the one that training started from (not so for PiSSA and others)."""
+        return self.options.get("init_lora_weights", True) in (True, "gaussian")
+
 
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     """16 hex digits over every tensor's name, sum and sum of squares (float64): equal weights, equal fingerprint."""
