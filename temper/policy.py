@@ -119,9 +119,7 @@ class BaseOf(Policy):
         learner: Any = self.policy.learner
         self._tokenizer = self.policy.tokenizer
         self._learner = BaseLearner(learner)
-        self._sampler = BaseSampler(
-            learner.module, self._tokenizer, max_rows=self.max_rows, autocast=learner.autocast
-        )
+        self._sampler = BaseSampler(learner.module, self._tokenizer, max_rows=self.max_rows, autocast=learner.autocast)
 
 
 class Seat:
