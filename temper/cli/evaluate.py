@@ -150,7 +150,7 @@ def lines(scores: dict[str, Any]) -> list[str]:
     rows = [head]
     for name, t in scores["tasks"].items():
         rows.append([name, str(t["tasks"]), *_row(t, wide)])
-    mean = {key: _mean(scores, key) for key in ("maj@k", "format_failures")}
+    mean: dict[str, Any] = {key: _mean(scores, key) for key in ("maj@k", "format_failures")}
     mean["pass@k"] = {str(n): _mean(scores, "pass@k", str(n)) for n in wide}
     total = sum(t["tasks"] for t in scores["tasks"].values())
     rows.append(["mean", str(total), *_row({**scores, **mean}, wide)])
@@ -173,7 +173,7 @@ def _row(t: dict[str, Any], wide: Sequence[int]) -> list[str]:
 
 def _mean(scores: dict[str, Any], key: str, inner: str | None = None) -> float:
     values = [t[key] if inner is None else t[key][inner] for t in scores["tasks"].values()]
-    return sum(values) / len(values)
+    return float(sum(values) / len(values))
 
 
 def _json(scores: dict[str, Any]) -> str:

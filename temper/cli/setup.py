@@ -12,9 +12,6 @@ def setup(package: Literal["reasoning-gym"]) -> int:
 
     package  reasoning-gym: without pycosat, which needs a C compiler for one of its data sets
     """
-    if install.has("reasoning_gym"):
-        print("reasoning-gym is installed already")
-        return 0
     print("installing reasoning-gym, without pycosat …", flush=True)
     install.install_reasoning_gym()
     print("done; temper doctor tells which of its data sets are usable here")

@@ -86,9 +86,7 @@ def _load() -> tuple[ModuleType, frozenset[str]]:
     try:
         import reasoning_gym
     except ImportError as error:
-        raise ImportError(
-            f"these tasks need the package reasoning-gym: pip install --no-deps reasoning-gym ({error})"
-        ) from error
+        raise install.Missing(f"reasoning-gym cannot be imported ({error}): {install.command()}") from error
     finally:
         sys.meta_path.remove(finder)
         for name in set(sys.modules) - before:  # others must still be able to ask whether the package is there

@@ -1,0 +1,46 @@
+# make quickstart   installs tested versions into .venv and runs the main job
+# make test         installs what tests need and runs them
+# make lint types   the other checks
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+HASH := $(shell cat requirements/*.txt pyproject.toml | cksum | cut -d' ' -f1)
+RUN := $(VENV)/.run-$(HASH)
+TEST := $(VENV)/.test-$(HASH)
+STRICT := temper/carrier.py temper/columns.py temper/episode.py temper/bridge.py temper/loop.py temper/run.py \
+	temper/objective.py temper/stage.py temper/request.py temper/policy.py temper/state.py temper/recipe.py \
+	temper/install.py temper/backends
+
+.PHONY: quickstart test lint types install clean
+quickstart: $(RUN)
+	$(BIN)/temper run quickstart
+
+test: $(TEST)
+	$(BIN)/python -m pytest
+
+lint: $(TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(TEST)
+	$(BIN)/mypy --strict $(STRICT)
+
+install: $(RUN)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): | $(BIN)/python
+	$(PIP) -r requirements/lock.txt
+	$(PIP) --no-deps --no-build-isolation -r requirements/reasoning-gym.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.run-*; touch $@
+
+$(TEST): $(RUN)
+	$(PIP) -r requirements/test.txt
+	@rm -f $(VENV)/.test-*; touch $@
