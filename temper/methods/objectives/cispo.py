@@ -3,7 +3,8 @@
 Paper: MiniMax, "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention", 2025, arXiv 2506.13585.
 Hook: loss (clips the importance weight, not the update).
 Claim: rare, decisive tokens keep their gradient; twice as fast as DAPO to the same accuracy on AIME 2024.
-Reconstructed: the upper bound (the paper tunes it without giving it; 5 is TRL's). The paper makes 16 mini-batches.
+Left out: nothing. Reconstructed: the upper bound (the paper tunes it without giving it; 5 is TRL's). The paper makes
+16 mini-batches.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Paper: Liu et al., "Length Desensitization in Direct Preference Optimization", 2024, arXiv 2409.06411.
 Hook: loss (tokens beyond the shorter answer's length count less).
 Claim: 10 to 40 % shorter answers at the same or better quality.
-Reconstructed: alpha, which the paper tunes per model.
+Left out: nothing. Reconstructed: alpha, which the paper tunes per model.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Paper: Hu et al., "REINFORCE++: Stabilizing Critic-Free Policy Optimization with
 arXiv 2501.03262.
 Hook: advantage (return-to-go of terminal reward and token-level KL, whitened over the batch's tokens), loss (PPO clip).
 Claim: statistics of the whole batch are less biased than a small group's; PPO's stability without its critic.
-Reconstructed: beta (the released scripts vary between 0 and 0.01).
+Left out: nothing. Reconstructed: beta (the released scripts vary between 0 and 0.01).
 """
 
 from __future__ import annotations

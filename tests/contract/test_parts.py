@@ -1,0 +1,294 @@
+"""Every public class of temper/parts and temper/envs does what it declares, and comes back from a checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from temper.backends.base import AdamW
+from temper.columns import ADVANTAGE, ENTROPY, GROUP, LOGP, REWARD, TEMPERATURE, TOKEN, TRAJECTORY, Column, boolean
+from temper.envs.demonstrations import chat_spans
+from temper.envs.single import SingleTurn
+from temper.objective import Term
+from temper.parts import advantages, curricula, gates, logprobs, losses, preferences, ratios, rewards, values, walks
+from temper.policy import Policy
+from temper.rewards.checkers import exact_match
+from temper.stage import Stage
+from temper.tasks.task import Task
+from temper.testing import (
+    ShareOf,
+    check_curriculum,
+    check_env,
+    check_memory,
+    check_stage,
+    check_term,
+    toy_batch,
+    toy_group,
+    toy_tasks,
+)
+from temper.testing.toys import WIDTH
+from tests.contract.discover import ENVS, PARTS
+from tests.parts.toys import SoftmaxPolicy
+
+EITHER = Column("either", TOKEN, boolean, "a gate of this file")
+
+
+def made(n: int) -> Task:
+    return Task(f"made/{n}", "?", "!", source="made")
+
+
+def ready_head() -> values.ValueHead:
+    head = values.ValueHead()
+    head.build(WIDTH)
+    return head.double()
+
+
+def opened(model: str) -> Policy:
+    policy = Policy(model=model, optimizer=AdamW(lr=1e-3))
+    policy.open()
+    return policy
+
+
+# How a part is made that needs arguments; the others are made without. A function with a parameter gets a model.
+EXAMPLES: dict[str, Callable[..., Any]] = {
+    "advantages.DecoupledAdvantage": lambda: advantages.DecoupledAdvantage({"a": 1.0, "b": 0.5}),
+    "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
+    "curricula.Generated": lambda: curricula.Generated(made, 2),
+    "curricula.Mixture": lambda: curricula.Mixture(
+        [(2.0, curricula.Shuffled(toy_tasks(), 2)), (1.0, curricula.Generated(made, 3))]
+    ),
+    "curricula.Growing": lambda: curricula.Growing(
+        lambda level, n: Task(f"l{level}/{n}", "?"), levels=3, bar=0.1, window=2, attempts=2
+    ),
+    "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
+    "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
+    "losses.Weighted": lambda: losses.Weighted(losses.Clip(), (ratios.TIS_WEIGHT,)),
+    "losses.OffPolicyMask": lambda: losses.OffPolicyMask(losses.Clip()),
+    "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
+    "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
+    "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),
+    "schedules.Linear": lambda: PARTS["schedules.Linear"](1.0, 0.0, 10),
+    "schedules.Cosine": lambda: PARTS["schedules.Cosine"](1.0, 0.0, 10),
+    "schedules.WarmUp": lambda: PARTS["schedules.WarmUp"](0.5, 10),
+    "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
+    "values.ReadValue": lambda: values.ReadValue(ready_head()),
+    "values.ValueLoss": lambda: values.ValueLoss(values.ValueHead()),
+    "walks.Walk": lambda: walks.Walk.of(toy_batch()),
+}
+
+
+def make(name: str, model: str) -> Any:
+    example = EXAMPLES.get(name, PARTS.get(name))
+    assert example is not None
+    try:
+        return example(model) if name in EXAMPLES and inspect.signature(example).parameters else example()
+    except TypeError as error:
+        pytest.fail(f"{name} needs arguments ({error}): add an example of it to {Path(__file__).name}")
+
+
+# what is done with one, by what it can be called with ----------------------------------------------------------------
+
+
+def check(name: str, part: Any) -> None:
+    """Find the hook that the part is for, and use it there."""
+    if name in SPECIAL:
+        return SPECIAL[name](part)
+    if hasattr(part, "next") and hasattr(part, "observe"):
+        return check_curriculum(part)
+    called = list(inspect.signature(part).parameters) if callable(part) else []
+    if isinstance(part, Stage) and inspect.iscoroutinefunction(type(part).__call__):
+        check_stage(part)
+    elif called == ["b", "r"]:
+        check_statistic(part)
+    elif called == ["b"] and hasattr(part, "reads"):
+        check_term(Term("it", part))
+    elif called == ["step"]:
+        assert all(0 <= part(step) <= 1 for step in (0, 1, 5, 10, 100))
+    elif called == ["h", "beta"]:
+        check_term(Term("it", preferences.DPO(link=part), where=preferences.PAIRED))
+    else:
+        pytest.fail(f"no check knows what {name} is for (it is called with {called}): add one to {Path(__file__).name}")
+
+
+def check_statistic(part: Any) -> None:
+    for stage in (advantages.Advantage(baseline=part), advantages.Advantage(scale=part)):
+        assert bool(check_stage(stage)[ADVANTAGE].isfinite().any())
+
+
+def check_signal(part: Any) -> None:
+    request = next(iter(curricula.Shuffled(toy_tasks(), 2).next(1)))
+    assert part(toy_group(request)) is True
+    assert part(toy_group(request).put(REWARD, torch.zeros(2))) is False
+
+
+def check_hook(part: Any) -> None:
+    policy = SoftmaxPolicy(2)
+    update = type("Update", (), {"policy": policy})()
+    before = part.reference.theta.clone()
+    part(toy_batch(), update)
+    assert torch.equal(part.reference.theta, before)  # every=2
+    part(toy_batch(), update)
+    assert not torch.equal(part.reference.theta, before)
+    check_memory(part, lambda p: [p(toy_batch(), update), p.reference.theta])
+
+
+def check_controller(part: Any) -> None:
+    before = part(0)
+    part.observe(kl=100.0, n=10)
+    assert part(0) > before
+
+
+def check_rewards(part: Any) -> None:
+    try:
+        b = check_stage(part)
+        assert set(part.metrics) and b[REWARD].shape == (b.size(TRAJECTORY),)
+    finally:
+        part.close()
+
+
+def check_walk(part: Any) -> None:
+    b = toy_batch()
+    assert torch.equal(part.per_token(torch.ones(len(part.token))), torch.ones(b.size(TOKEN)))
+    assert torch.equal(
+        torch.bincount(part.trajectory, minlength=b.size(TRAJECTORY)).float(), b.count(TOKEN, TRAJECTORY)
+    )
+
+
+def check_head(part: Any) -> None:
+    part.build(WIDTH)
+    assert not part(torch.ones(3, WIDTH)).any()
+
+
+def check_tally(part: Any) -> None:
+    assert part.metrics() == {}
+
+
+SPECIAL: dict[str, Callable[[Any], None]] = {
+    "kl.Adaptive": check_controller,
+    "reference.RefreshReference": check_hook,
+    "rewards.Rewards": check_rewards,
+    "rewards.Tally": check_tally,
+    "signals.RewardVaries": check_signal,
+    "values.ValueHead": check_head,
+    "walks.Walk": check_walk,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_does_what_it_declares(name: str, toy_model: str) -> None:
+    assert inspect.getdoc(PARTS[name]), f"{name} has no docstring"
+    check(name, make(name, toy_model))
+
+
+def test_tables_name_only_what_exists() -> None:
+    assert set(EXAMPLES) | set(SPECIAL) <= set(PARTS)
+
+
+# environments -------------------------------------------------------------------------------------------------------
+
+
+def spans(task: Task, tokenizer: Any) -> Any:
+    return chat_spans([*task.messages, {"role": "assistant", "content": task.answer}], tokenizer)
+
+
+ENVIRONMENTS: dict[str, Callable[[], Any]] = {
+    "demonstrations.Demonstrations": lambda: ENVS["demonstrations.Demonstrations"](spans),
+    "switch.Switch": lambda: ENVS["switch.Switch"]({"play": SingleTurn()}, default="play"),
+}
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_an_environment_does_what_it_declares(name: str, toy_model: str, tmp_path: Path) -> None:
+    try:
+        env = ENVIRONMENTS.get(name, ENVS[name])()
+    except TypeError as error:
+        pytest.fail(f"{name} needs arguments ({error}): add an example of it to {Path(__file__).name}")
+    check_env(env, tmp_path, model=toy_model)
+
+
+# the checks themselves -----------------------------------------------------------------------------------------------
+
+
+class Honest(ShareOf):
+    """Writes REWARD from the ids."""
+
+
+class Undeclared(ShareOf):
+    writes = ()
+
+
+class Overdeclared(ShareOf):
+    writes = (REWARD, ADVANTAGE)
+
+
+class Peeking(ShareOf):
+    async def __call__(self, b: Any) -> Any:
+        assert b[TEMPERATURE] is not None
+        return await super().__call__(b)
+
+
+class InPlace(ShareOf):
+    reads = (ADVANTAGE,)
+
+    async def __call__(self, b: Any) -> Any:
+        b[ADVANTAGE].mul_(2)
+        return await super().__call__(b)
+
+
+class Forgetful(ShareOf):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    async def __call__(self, b: Any) -> Any:
+        self.calls += 1
+        return b.put(REWARD, torch.full((b.size(TRAJECTORY),), float(self.calls)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, saved: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "stage, complaint",
+    [(Undeclared, "without saying so in `writes`"), (Overdeclared, "does not write it"), (Peeking, "in `reads`"),
+     (InPlace, "in place"), (Forgetful, "go on as before")],
+)  # fmt: skip
+def test_a_stage_that_lies_is_caught(stage: Any, complaint: str) -> None:
+    check_stage(Honest())
+    with pytest.raises(AssertionError, match=complaint):
+        check_stage(stage())
+
+
+class LocalMean:
+    """A loss that normalises by what it happens to see."""
+
+    reads = (LOGP, ADVANTAGE)
+
+    def __call__(self, b: Any) -> Any:
+        return -b[ADVANTAGE] * b[LOGP] / b.size(TOKEN)
+
+
+class Unread:
+    reads = (LOGP, ADVANTAGE, ENTROPY)
+
+    def __call__(self, b: Any) -> Any:
+        return -b[ADVANTAGE] * b[LOGP]
+
+
+@pytest.mark.parametrize("loss, complaint", [(LocalMean(), "cut into micro-batches"), (Unread(), "does not read it")])
+def test_a_term_that_lies_is_caught(loss: Any, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_term(Term("it", loss))
+
+
+def test_group_terms_are_cut_by_group() -> None:
+    check_term(Term("it", preferences.DPO(), where=preferences.PAIRED))
+    assert preferences.DPO().level == GROUP

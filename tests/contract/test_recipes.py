@@ -1,0 +1,131 @@
+"""Every recipe builds, uses all its options, and trains: three steps, the same again, resumed, cut in any way."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from temper.parts.rewards import Rewards
+from temper.recipe import Option, signature
+from temper.recipes.common import post_train
+from temper.run import Run
+from temper.testing import ShareOf, check_run, random_ends, toy_tasks
+from tests.contract.discover import METHODS, RECIPES, stem
+
+# What makes a recipe small; each gets those of these options that it has.
+SMALL: dict[str, Any] = {
+    "reward": ("exact_match",), "steps": 3, "groups": 2, "attempts": 3, "max_tokens": 6, "eval_tasks": 1,
+    "eval_attempts": 1, "longest": 400,
+}  # fmt: skip
+OWN: dict[str, dict[str, Any]] = {"gdpo": {"reward": ("exact_match", "think_format")}}
+NEEDS = {"quickstart": "reasoning_gym"}  # a package that the recipe cannot do without
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of tasks."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": t.prompt, "answer": t.answer}) + "\n" for t in toy_tasks()))
+    return str(path)
+
+
+def built(name: str, model: str, rows: str) -> Run:
+    """The recipe's run, judged in the process."""
+    run = plain(name, model=model, data=rows)
+    run.on_group = [_in_process(s) if isinstance(s, Rewards) else s for s in run.on_group]
+    run.sampling = random_ends(run.sampling)
+    return run
+
+
+def plain(name: str, **options: Any) -> Run:
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"{NEEDS[name]} is not installed")
+    known = {o.name for o in signature(RECIPES[name])}
+    given = {**SMALL, **OWN.get(name, {}), **options}
+    run = RECIPES[name](**{k: v for k, v in given.items() if k in known})
+    assert isinstance(run, Run), f"{name} returns {type(run).__name__}: teach this file to check it"
+    return run
+
+
+def _in_process(judge: Rewards) -> ShareOf:
+    return ShareOf(parts=tuple(c.name.removeprefix("reward@") for c in judge.writes if c.name.startswith("reward@")))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_documents_itself(name: str) -> None:
+    recipe = RECIPES[name]
+    assert callable(recipe), f"the file of {name} has no function of its name"
+    options = {o.name: o for o in signature(recipe)}
+    assert {"steps", "model", "seed"} <= set(options)
+    plain_words = {"seed", "steps", "model", "temperature", "top_p", "top_k", "device", "eval_tasks", "eval_attempts"}
+    silent = [o.name for o in options.values() if not o.help and o.name not in plain_words]
+    assert not silent, f"{name} says nothing about {', '.join(silent)}"
+    assert inspect.getdoc(recipe)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains(name: str, toy_model: str, rows: str, tmp_path: Path) -> None:
+    check_run(partial(built, name, toy_model, rows), tmp_path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_recipe_runs_that_method(name: str) -> None:
+    m = METHODS[name]
+    recipe = RECIPES[m.RECIPE]
+    used = [v for v in vars(inspect.getmodule(recipe)).values() if inspect.isfunction(v)]
+    assert getattr(m, stem(m)) in used
+
+
+# no option without effect ---------------------------------------------------------------------------------------------
+
+TEXTS: dict[str, Any] = {  # another value for options whose type does not tell one
+    "reward": ("number_match",), "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
+    "top_p": 0.9, "weights": (0.25,), "eval_attempts": 2, "eval_tasks": 2, "minibatches": 2,
+}  # fmt: skip
+
+
+def other(o: Option, default: Any) -> Any:
+    """A value of the option that is not its default."""
+    if o.name in TEXTS:
+        return TEXTS[o.name]
+    kinds = typing.get_args(o.type) or (o.type,)
+    if typing.get_origin(o.type) is typing.Literal:
+        return next(k for k in kinds if k != default)
+    for kind, value in ((bool, not default), (float, 0.4375), (int, 5), (int, 4)):
+        if kind in kinds and default != value:
+            return tuple(v + 1 for v in default) if isinstance(default, tuple) else value
+    return None
+
+
+def resolved(make: Callable[..., Run], **options: Any) -> str:
+    return json.dumps(make(**options).describe(), sort_keys=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_option_of_a_recipe_changes_the_run(name: str, toy_model: str, rows: str, tmp_path: Path) -> None:
+    make = partial(plain, name)
+    small = {"model": toy_model, "data": rows}
+    base, shared = resolved(make, **small), {o.name for o in signature(post_train)}
+    fresh = [o for o in signature(RECIPES[name]) if name == "grpo" or o.name not in shared]
+    places = {"data": elsewhere(tmp_path), "eval_data": elsewhere(tmp_path), "model": str(tmp_path)}
+    idle = []
+    for o in fresh:
+        value = places.get(o.name) or other(o, o.default)
+        assert value is not None, f"no other value is known for {o.name} ({o.type}): add one to TEXTS"
+        if resolved(make, **{**small, o.name: value}) == base:
+            idle.append(o.name)
+    assert not idle, f"{', '.join(idle)} of {name} has no effect"
+
+
+def elsewhere(folder: Path) -> str:
+    path = folder / "other.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"what is {k}?", "answer": str(k)}) + "\n" for k in range(9)))
+    return str(path)
