@@ -74,7 +74,7 @@ def is_truncated(b: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Demonstrations:
+class MarkDemonstrations:
     """Marks the tokens that no policy sampled (version −1): what an imitation term learns from."""
 
     reads = (VERSION,)

@@ -11,6 +11,8 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Constant:
+    """`value`, always."""
+
     value: float
 
     def __call__(self, step: int) -> float:

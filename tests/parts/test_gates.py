@@ -14,8 +14,8 @@ from temper.parts.gates import (
     REWARDED,
     AllOf,
     ClipCovSelect,
-    Demonstrations,
     KLCovSelect,
+    MarkDemonstrations,
     NotGreedy,
     NotTruncated,
     Rewarded,
@@ -63,7 +63,7 @@ def test_a_shared_turn_stays_while_one_branch_ended_by_itself():
 
 def test_demonstrations_are_what_no_weights_sampled():
     b = Batch.of([episode((1, 2)), episode(said(2, version=0)), episode((3,), said(1, version=3))])
-    assert run(Demonstrations(), b)[DEMONSTRATION].tolist() == [True, True, False, False, True, False]
+    assert run(MarkDemonstrations(), b)[DEMONSTRATION].tolist() == [True, True, False, False, True, False]
 
 
 def test_rewarded_needs_a_reward_above_the_threshold():
@@ -140,5 +140,5 @@ def test_clip_cov_draws_anew_and_resumes():
 
 def test_gates_work_on_trees_and_empty_batches():
     for b in (tree(), batch([[0, 0]], [[1.0, nan]])):
-        for stage in (NotGreedy(), NotTruncated(), Demonstrations(), Rewarded()):
+        for stage in (NotGreedy(), NotTruncated(), MarkDemonstrations(), Rewarded()):
             assert len(run(stage, b)[stage.writes[0]]) == b.size(TOKEN)

@@ -12,7 +12,7 @@ from typing import Any
 
 from temper.method import Method
 from temper.objective import Coefficient, Per, Term, token_mean
-from temper.parts.gates import DEMONSTRATION, Demonstrations
+from temper.parts.gates import DEMONSTRATION, MarkDemonstrations
 from temper.parts.sft import NLL
 
 SLUG = "sft"
@@ -25,6 +25,6 @@ RECIPE = "sft"
 
 def sft(policy: Any, *, coef: Coefficient = 1.0, per: Per = token_mean) -> Method:
     return Method(
-        on_group=[Demonstrations()],
+        on_group=[MarkDemonstrations()],
         terms=[Term("sft", NLL(), coef=coef, per=per, where=DEMONSTRATION)],
     )
