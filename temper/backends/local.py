@@ -19,6 +19,9 @@ from temper.objective import Term
 ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
 
 
+FULL, WASTE = 512, 1.25  # a micro-batch of FULL tokens ends where padding would make it WASTE times its tokens
+
+
 class LocalLearner:
     """Trains `module` in place.
 
@@ -169,7 +172,7 @@ class LocalLearner:
 
 
 def cut(b: Batch, token_budget: int, together: Level, widest: int = 0) -> Iterator[Batch]:
-    """Micro-batches of whole units, sorted by length, each at most `token_budget` padded tokens.
+    """Micro-batches of whole units, sorted by width, each at most `token_budget` padded tokens and mostly not padding.
 
     A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; where rows pack up to
     `widest` tokens it is those that share any turn, as long as they fit the budget.
@@ -180,23 +183,20 @@ def cut(b: Batch, token_budget: int, together: Level, widest: int = 0) -> Iterat
         fits = torch.tensor(tokens)[wide] <= token_budget
         unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
     tokens, longest = _tokens(b, unit), _longest(b, unit)
+    widths = [max(n, min(t, widest)) for n, t in zip(longest, tokens)]
     taken: list[int] = []
-    total = width = 0
-    for u in sorted(range(len(tokens)), key=lambda u: (longest[u], u)):
-        if taken and _padded(total + tokens[u], len(taken) + 1, max(width, longest[u]), widest) > token_budget:
+    rows = real = 0
+    for u in sorted(range(len(tokens)), key=lambda u: (widths[u], u)):
+        need = -(-tokens[u] // widths[u])
+        padded = (rows + need) * widths[u]
+        wasteful = real >= FULL and padded > WASTE * (real + tokens[u])
+        if taken and (padded > token_budget or wasteful):
             yield _pick(b, unit, taken)
-            taken, total, width = [], 0, 0
+            taken, rows, real = [], 0, 0
         taken.append(u)
-        total, width = total + tokens[u], max(width, longest[u])
+        rows, real = rows + need, real + tokens[u]
     if taken:
         yield b if len(taken) == len(tokens) else _pick(b, unit, taken)
-
-
-def _padded(tokens: int, units: int, longest: int, widest: int) -> int:
-    """About how many padded tokens the rows of some units take."""
-    if longest > widest:  # one chain a row
-        return units * longest
-    return -(-tokens // widest) * widest
 
 
 def _pick(b: Batch, unit: Tensor, taken: list[int]) -> Batch:

@@ -1,8 +1,8 @@
 """From turns to model input, and from hidden states to log-probs of sampled tokens.
 
-Only here do rows become padded rectangles. A row of the rectangle holds several chains of turns (root to leaf): what
-they share is computed once, forward and backward, and a mask keeps branches and strangers apart. Every TOKEN row is
-scored in the first row that holds it.
+Only here do rows become padded rectangles. A row of the rectangle holds chains of turns (root to leaf) that share
+their beginning: what they share is computed once, forward and backward, and a mask keeps branches apart. Every TOKEN
+row is scored in the first row that holds it.
 """
 
 from __future__ import annotations
@@ -52,12 +52,6 @@ class Row:
                 self.width += length[turn]
         self.chains += 1
 
-    def append(self, other: Row) -> None:
-        """Lay another row's turns behind these (they share none)."""
-        self.at |= {turn: self.width + at for turn, at in other.at.items()}
-        self.width += other.width
-        self.chains += other.chains
-
 
 def chains(b: Batch) -> list[list[int]]:
     """Root-to-leaf chains of turns that cover every sampled turn, each turn list in order."""
@@ -82,11 +76,7 @@ def _path(turn: int, parent: list[int]) -> list[int]:
 
 
 def pack(b: Batch, widest: int) -> list[Row]:
-    """Chains as rows of at most `widest` tokens (0, or a longer chain: one chain a row).
-
-    Chains of one root are laid side by side, so that what they share is there once; what is left of a row is filled
-    with others (first fit, longest first).
-    """
+    """Chains as rows: those with the same root share a row while it is at most `widest` tokens (0: one chain a row)."""
     length = b.structure.start.diff().tolist()
     rows: list[Row] = []
     by_root: dict[int, Row] = {}
@@ -97,14 +87,7 @@ def pack(b: Batch, widest: int) -> list[Row]:
             row = by_root[path[0]] = Row()
             rows.append(row)
         row.add(path, length)
-    filled: list[Row] = []
-    for row in sorted(rows, key=lambda r: -r.width) if widest else rows:
-        home = next((r for r in filled if r.width + row.width <= widest), None)
-        if home is None or any(turn in home.at for turn in row.at):
-            filled.append(row)
-        else:
-            home.append(row)
-    return filled
+    return rows
 
 
 def rectangle(b: Batch, widest: int = 0, pad: int = 0) -> Rectangle:

@@ -30,6 +30,7 @@ def base(
     warmup: int = 100,
     longest: int = 384,
     token_budget: int = 8192,
+    dtype: str = "float32",
     save_every: int = 500,
     seed: int = 0,
 ) -> Run:
@@ -38,13 +39,17 @@ def base(
     model         where to start: random weights, or a directory to continue from
     groups        demonstrations in a step
     lr            peak learning rate: warm-up, then cosine to a tenth
+    weight_decay  of AdamW; warmup: steps to reach the peak
     longest       demonstrations of more tokens are dropped
     token_budget  padded tokens in a micro-batch
+    dtype         of the arithmetic; the weights stay float32
+    save_every    steps between checkpoints (0: only at the end)
     """
     policy = Policy(
         model=model,
         optimizer=AdamW(lr=WarmUp(Cosine(lr, lr / 10, steps), warmup), weight_decay=weight_decay),
         token_budget=token_budget,
+        dtype=dtype,
     )
     return Run(
         name="base",
