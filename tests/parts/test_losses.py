@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from temper.carrier import Batch
 from temper.columns import ADVANTAGE, ENTROPY, GROUP, LOGP, TOKEN, TRAJECTORY
 from temper.objective import (
     LIVE,
@@ -247,6 +248,22 @@ def test_any_split_gives_the_same_gradient(loss, per):  # baseline check (a)
         for level in (TRAJECTORY, GROUP):
             cut = policy.gradient(b, terms, partition(b, level, 2 + seed, seed))
             assert torch.allclose(whole, cut, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("per", MODES, ids=["token", "seq-token", "seq-sum", "seq-sum-norm", "luspo"])
+@pytest.mark.parametrize("loss", [Clip(), GSPO(0.1, 0.1), VESPO()], ids=lambda x: type(x).__name__)
+def test_trees_travel_whole_and_give_the_same_gradient(loss, per):  # baseline check (a)
+    b = Batch.concat([tree(), batch([[2, 3]]), tree()])
+    g = torch.Generator().manual_seed(0)
+    policy, n = SoftmaxPolicy(0), b.size(TOKEN)
+    b = b.put(ADVANTAGE, torch.randn(n, generator=g, dtype=torch.float64))
+    b = policy.read(b, {BEHAVIOUR: LOGP})
+    b = b.put(BEHAVIOUR, b[BEHAVIOUR] + 0.1 * torch.randn(n, generator=g, dtype=torch.float64))
+    terms = [Term("policy", loss, per=per)]
+    whole = policy.gradient(b, terms)
+    assert whole.abs().max() > 1e-4
+    for seed in range(4):
+        assert torch.allclose(whole, policy.gradient(b, terms, partition(b, GROUP, 3, seed)), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("loss", RATIO_LOSSES, ids=lambda x: type(x).__name__)
