@@ -129,7 +129,7 @@ class Lora:
 
     @property
     def leaves_base(self) -> bool:
-        """Whether the model without its adapters is the one that training started from (not so for PiSSA and others)."""
+        """Whether the model without its adapters is the one that training started from (PiSSA's is not)."""
         return self.options.get("init_lora_weights", True) in (True, "gaussian")
 
 

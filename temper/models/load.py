@@ -63,8 +63,6 @@ def load_model(
 
     dtype  "float32"; "bfloat16" computes in bfloat16 over float32 weights (under LoRA the frozen weights are bfloat16)
     """
-    from transformers import AutoModelForCausalLM
-
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
     if model == RANDOM:
@@ -74,25 +72,35 @@ def load_model(
     stored = DTYPES[dtype] if dtype != "bfloat16" or lora is not None or base is not None else torch.float32
     try:
         with _quiet():
-            if base is not None:
-                module = _with_adapter(source, resolve(base), stored, lora)
-            else:
-                module, found = AutoModelForCausalLM.from_pretrained(source, dtype=stored, output_loading_info=True)
-                _complete(found)
-    except (OSError, ValueError, SafetensorError) as error:
+            module = _with_adapter(source, resolve(base), stored, lora) if base else _full(source, stored)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"cannot load model {model!r}: {first_line(error)}")
     if lora is not None and base is None:
         module = add_lora(module, lora)
     return _ready(module, device, checkpointing)
 
 
+def _full(source: str, stored: torch.dtype) -> nn.Module:
+    import transformers
+
+    auto: Any = transformers.AutoModelForCausalLM
+    module, found = auto.from_pretrained(
+        source, dtype=stored, output_loading_info=True, ignore_mismatched_sizes=True
+    )  # fmt: skip
+    _complete(found)
+    loaded: nn.Module = module
+    return loaded
+
+
 def _complete(found: Any) -> None:
     """ValueError when weights that the model needs are not in its files (transformers would draw them at random)."""
     lost = sorted(found["missing_keys"])
     wrong = sorted(str(m[0] if isinstance(m, tuple) else m) for m in found["mismatched_keys"])
-    for names, what in ((lost, "weights are missing from its files"), (wrong, "weights have another shape")):
+    for names, what in ((lost, "missing from its files"), (wrong, "of another shape than its config says")):
         if names:
-            raise ValueError(f"{len(names)} {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}")
+            raise ValueError(
+                f"{len(names)} weights are {what}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+            )
 
 
 def _base_of(source: str) -> str | None:
@@ -108,15 +116,11 @@ def is_adapter(model: str) -> bool:
 
 def _with_adapter(source: str, base: str, stored: torch.dtype, lora: Lora | None) -> nn.Module:
     """The base with the directory's adapter on it, which goes on training."""
-    from transformers import AutoModelForCausalLM
-
     peft = _peft()
     rank = getattr(peft.PeftConfig.from_pretrained(source), "r", None)
     if lora is not None and lora.rank != rank:
         raise ValueError(f"its adapter has rank {rank}: ask for that, or for none, not for {lora.rank}")
-    module: nn.Module = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype=stored), source, is_trainable=True
-    )
+    module: nn.Module = peft.PeftModel.from_pretrained(_full(base, stored), source, is_trainable=True)
     return module
 
 

@@ -20,8 +20,8 @@ def accepted(module: Any, **inputs: Any) -> dict[str, Any]:
 
 
 @lru_cache
-def _parameters(kind: type) -> tuple[frozenset[str], bool]:
-    parameters = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _parameters(kind: Any) -> tuple[frozenset[str], bool]:
+    parameters = inspect.signature(kind.forward).parameters
     return frozenset(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
