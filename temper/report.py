@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -67,7 +68,8 @@ class Reporter:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another run is writing to {self.folder}: wait for it, or choose another --out")
-            if (self.folder / "run.json").exists() and not self.run.resume:
+            begun = (self.folder / "metrics.jsonl").exists() or self.checkpoints.exists()
+            if begun and not self.run.resume:
                 raise UserError(
                     f"{self.folder} holds a run already: continue it with --resume, or choose another --out"
                 )
@@ -228,7 +230,9 @@ def describe(run: Run) -> dict[str, Any]:
 
 def revision() -> dict[str, Any]:
     """The git revision of Temper's own checkout, when it is one."""
-    folder = Path(temper.__file__).parent
+    folder = Path(temper.__file__).parents[1]
+    if not (folder / ".git").exists() or shutil.which("git") is None:
+        return {"revision": None}
     out = [subprocess.run(["git", "-C", str(folder), *c], capture_output=True, text=True, check=False)
            for c in (["rev-parse", "HEAD"], ["status", "--porcelain"])]  # fmt: skip
     if out[0].returncode != 0:

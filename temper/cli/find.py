@@ -42,7 +42,8 @@ class Target:
         module = import_file(self.path)
         recipe = getattr(module, self.function, None)
         if not callable(recipe):
-            raise UserError(f"{self.function!r} in {self.path.name} is not a function")
+            functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise unknown(f"function in {self.path.name}", self.function, functions)
         return recipe  # type: ignore[no-any-return]
 
 

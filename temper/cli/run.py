@@ -121,11 +121,20 @@ def build(asked: Asked) -> list[Run]:
     phases = list(made) if isinstance(made, (list, tuple)) else [made]
     if not phases or not all(isinstance(p, Run) for p in phases):
         raise UserError(f"recipe {asked.target.text!r} returned {type(made).__name__}, not a Run or a list of them")
+    check_models(phases[0])
     out = asked.resume or asked.own.get("out") or _free(phases[0])
     for n, phase in enumerate(phases):
         phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
         phase.argv, phase.resume = asked.argv, asked.resume is not None
     return phases
+
+
+def check_models(phase: Run) -> None:
+    """UserError for a model that is not there, before a run directory is made for it."""
+    from temper.models.load import RANDOM, resolve
+
+    for model in {p.model for p in phase.policies.values()} - {RANDOM}:
+        resolve(model)
 
 
 def train(phases: list[Run], asked: Asked) -> int:
