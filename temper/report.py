@@ -242,7 +242,7 @@ def revision() -> dict[str, Any]:
 
 def free_folder(name: str, model: str, seed: int) -> Path:
     """runs/<name>-<model>-s<seed>, with a number behind it when that is taken."""
-    stem = f"{name}-{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(model).name)}-s{seed}"
+    stem = "-".join(filter(None, (name, re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name), f"s{seed}")))
     taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 10_000))
     return next(p for p in taken if not p.exists())
 

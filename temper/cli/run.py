@@ -48,6 +48,7 @@ class Asked:
     given: Mapping[str, Any]  # options of the recipe
     own: Mapping[str, Any]  # options of every run
     argv: tuple[str, ...]
+    takes_out: bool  # the recipe has an option of that name
 
     @property
     def resume(self) -> Path | None:
@@ -63,11 +64,11 @@ def run(argv: list[str]) -> int:
         print(recipe_help(find.target(argv[0])))
         return 0
     asked = resolve(argv)
-    phases = build(asked)
+    phases, out = build(asked)
     if asked.own.get("dry_run"):
         print("\n".join(plan.lines(phases)))
         return 0
-    return train(phases, asked)
+    return train(phases, out, asked)
 
 
 def resolve(argv: list[str]) -> Asked:
@@ -99,34 +100,50 @@ def resolve(argv: list[str]) -> Asked:
         {o.name: values[o.name] for o in found if o.name in values},
         {o.name: values[o.name] for o in COMMON if o.name in values},
         ("run", _spelled(target), *words),
+        any(o.name == "out" for o in found),
     )
 
 
-def build(asked: Asked) -> list[Run]:
-    """The recipe's phases, each with its directory."""
+def build(asked: Asked) -> tuple[list[Run], Path]:
+    """The recipe's phases, and the directory of the whole: each of several phases has its own in there."""
     from temper import install
     from temper.run import Run
 
     install.permit()
     quiet_libraries()
+    out = asked.resume or asked.own.get("out")
+    if asked.takes_out:  # to find the model of an earlier phase
+        out = out or _free(asked.target.function, asked.given.get("model", ""), asked.given.get("seed", 0))
+    made = _made(asked, {"out": out} if asked.takes_out else {})
+    phases = list(made) if isinstance(made, (list, tuple)) else [made]
+    if not phases or not all(isinstance(p, Run) for p in phases):
+        raise UserError(f"recipe {asked.target.text!r} returned {type(made).__name__}, not a Run or a list of them")
+    check_models(phases[0])
+    first = phases[0]
+    out = out or _free(first.name, next(iter(first.policies.values())).model, first.seed)
+    for n, phase in enumerate(phases):
+        phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
+        phase.argv, phase.resume = asked.argv, asked.resume is not None
+    return phases, out
+
+
+def _made(asked: Asked, more: Mapping[str, Any]) -> Any:
+    """What the recipe returns."""
     recipe = asked.target.load()
     try:
-        made = recipe(**asked.given)
+        return recipe(**{**asked.given, **more})
     except UserError:
         raise
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
         raise refused(error, asked.target)
-    phases = list(made) if isinstance(made, (list, tuple)) else [made]
-    if not phases or not all(isinstance(p, Run) for p in phases):
-        raise UserError(f"recipe {asked.target.text!r} returned {type(made).__name__}, not a Run or a list of them")
-    check_models(phases[0])
-    out = asked.resume or asked.own.get("out") or _free(phases[0])
-    for n, phase in enumerate(phases):
-        phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
-        phase.argv, phase.resume = asked.argv, asked.resume is not None
-    return phases
+
+
+def _free(name: str, model: str, seed: int) -> Path:
+    from temper.report import free_folder
+
+    return free_folder(name, model, seed)
 
 
 def check_models(phase: Run) -> None:
@@ -137,14 +154,13 @@ def check_models(phase: Run) -> None:
         resolve(model)
 
 
-def train(phases: list[Run], asked: Asked) -> int:
+def train(phases: list[Run], out: Path, asked: Asked) -> int:
     """Train, and say in one line what became of it when it did not end well."""
     import torch
 
     from temper.loop import train_all
 
     torch.set_num_threads(asked.own.get("threads") or default_threads())
-    out = folder_of(phases)
     try:
         asyncio.run(train_all(phases))
     except UserError:
@@ -236,18 +252,6 @@ def quiet_libraries() -> None:
     """No telemetry, no warnings about forked tokenizers."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
-def folder_of(phases: list[Run]) -> Path:
-    out = Path(str(phases[0].out))
-    return out if len(phases) == 1 else out.parent
-
-
-def _free(phase: Run) -> Path:
-    from temper.report import free_folder
-
-    model = next(iter(phase.policies.values())).model
-    return free_folder(phase.name, model, phase.seed)
 
 
 def _resumed(values: Mapping[str, Any]) -> Path | None:

@@ -97,6 +97,22 @@ def test_phases_have_a_directory_each(temper: Temper, mine: str) -> None:
     assert on.status == 0 and on.out.count("resumed at step 1") == 2
 
 
+def test_a_recipe_that_takes_out_finds_the_model_of_an_earlier_phase(temper: Temper, toy_model: str) -> None:
+    Path("chain.py").write_text(
+        f"""
+from pathlib import Path
+from temper.recipes.base import base
+
+def chain(out: Path = Path("runs/chain"), steps: int = 1, seed: int = 0):
+    first = base(model={toy_model!r}, steps=steps, groups=2, seed=seed)
+    return [first, base(model=str(out / "1-base/checkpoints/latest/model"), steps=steps, groups=2, seed=seed + 1)]
+"""
+    )
+    done = temper("run", "chain.py", "--threads", "1")
+    assert done.status == 0, done
+    assert sorted(p.name for p in Path("runs/chain-s0").iterdir()) == ["1-base", "2-base"]
+
+
 def test_a_dry_run_loads_and_writes_nothing(temper: Temper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from temper.models import load
 
