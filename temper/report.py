@@ -84,8 +84,9 @@ class Reporter:
             text = (self.folder / "metrics.jsonl").read_text()
             self.history = [json.loads(line) for line in text.splitlines()]
         self.line.begin(self.run, start)
-        if start == 0:
-            await self._probe(0)
+        if start == 0 and (found := await self._probe(0)):
+            self.history.append({"step": 0, **found})
+            self._append("metrics.jsonl", json.dumps(clean(self.history[-1])))
         self.run.seconds, self.run.counts = {}, {}
         self.clock = time.perf_counter()
 

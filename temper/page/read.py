@@ -17,7 +17,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_TURN_FIELDS = {"parent", "author", "version", "tokens", "sampled", "finish"}
+_TURN_FIELDS = {"parent", "author", "version", "tokens", "ids", "sampled", "finish"}
 _WHOLE_FILE = 32 << 20  # bytes: larger episode files are read at evenly spaced lines only
 
 
@@ -340,6 +340,9 @@ def _turn(turn: Json, needed: bool, limit: int) -> Json:
     cut = _cut(length, limit if needed else 0)
     shown: Json = {key: clean(turn.get(key)) for key in ("parent", "author", "version", "finish")}
     shown |= {"sampled": bool(turn.get("sampled")), "length": length, "tokens": cut(tokens), "columns": {}}
+    ids = turn.get("ids")
+    if isinstance(ids, list) and len(ids) == length:
+        shown["ids"] = cut([i if isinstance(i, int) else None for i in ids])
     if length > len(shown["tokens"]):
         shown["gap"] = len(shown["tokens"]) // 2
     for key, value in turn.items():

@@ -20,6 +20,7 @@ def quickstart(
     max_tokens: int = 64,
     eval_tasks: int = 280,
     eval_attempts: int = 4,
+    eval_every: int = 20,
     save_every: int = 20,
     **options: Any,
 ) -> Run:
@@ -28,10 +29,11 @@ def quickstart(
     groups       tasks in a step
     attempts     answers to each task, compared with one another
     lr           peak learning rate
-    eval_tasks   held-out questions; eval_attempts: answers to each, before and after
+    eval_tasks   held-out questions; eval_attempts: answers to each
+    eval_every   steps between evaluations
     """
     return post_train(
         lambda policy: grpo(policy, beta=0.0, clip=0.2, per=token_mean),
         name="quickstart", steps=steps, groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens,
-        eval_tasks=eval_tasks, eval_attempts=eval_attempts, save_every=save_every, **options,
+        eval_tasks=eval_tasks, eval_attempts=eval_attempts, eval_every=eval_every, save_every=save_every, **options,
     )  # fmt: skip

@@ -115,6 +115,7 @@ class TokenView {
     if (long) text.classList.add('folded');
     const head = h('header', {},
       h('b', { class: 'author' }, turn.author ?? '?'), h('span', {}, `turn ${i}${item.back && this.whole ? `, after turn ${turn.parent}` : ''}`), h('span', {}, plural(turn.length, 'token')),
+      turn.ids && isNumber(turn.ids[k]) && row('token id', String(turn.ids[k])),
       turn.sampled && isNumber(turn.version) && h('span', {}, `weights v${turn.version}`),
       turn.finish && turn.sampled && h('span', { class: turn.finish === 'length' ? 'bad' : '' }, FINISH[turn.finish] || words(turn.finish)),
       owners > 1 && h('span', {}, `shared by ${owners} attempts`), !item.member && h('span', {}, 'context only'),
@@ -186,6 +187,7 @@ class TokenView {
     this.panel.classList.add('full');
     this.panel.replaceChildren(h('code', { class: 'piece' }, JSON.stringify(piece).slice(1, -1).replace(/ /g, '␣')), h('dl', {},
       row('author', turn.author ?? '?'), row('turn', `${i}, token ${place + 1} of ${turn.length}`), row('in context', `position ${contextBefore(this.group, i) + place}`),
+      turn.ids && isNumber(turn.ids[k]) && row('token id', String(turn.ids[k])),
       turn.sampled && isNumber(turn.version) && row('weights', `version ${turn.version}`),
       values.map((c) => { const v = valueAt(turn, c, k); return row(columnName(c), isNumber(v) ? num(v, 4) : 'not set'); }),
       isNumber(logp) && logp <= 0 && row('probability', percent(Math.exp(logp))),
