@@ -26,6 +26,7 @@ from temper import console, transcripts
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, REWARD, TASK, TOKEN, TRAJECTORY
 from temper.errors import UserError
+from temper.trackers import Tracker, tracker
 
 if TYPE_CHECKING:
     from temper.run import Run
@@ -42,6 +43,7 @@ class Reporter:
         self.seconds = 0.0  # of steps, over the whole run
         self.offset = 0  # bytes of metrics.jsonl that belong to finished, checkpointed steps
         self.history: list[dict[str, Any]] = []
+        self.trackers: list[Tracker] = []
         self.line = console.Line(run.name, run.steps)
 
     @property
@@ -73,8 +75,14 @@ class Reporter:
                 raise UserError(
                     f"{self.folder} holds a run already: continue it with --resume, or choose another --out"
                 )
-            self._write_json("run.json", describe(self.run))
-            yield
+            described = describe(self.run)
+            self._write_json("run.json", described)
+            self.trackers = [tracker(name)(self.folder, described) for name in self.run.trackers]
+            try:
+                yield
+            finally:
+                for each in self.trackers:
+                    each.close()
 
     async def begin(self, start: int) -> None:
         """Forget what a killed run wrote after its last checkpoint, and measure the start."""
@@ -107,6 +115,8 @@ class Reporter:
         record |= await self._probe(step)
         self.history.append(record)
         self._append("metrics.jsonl", json.dumps(clean(record)))
+        for each in self.trackers:
+            each.log(step, record)
         every = self.run.transcripts_every
         if self.run.out is not None and every and (step == 1 or step % every == 0 or step == self.run.steps):
             self._write(f"episodes/step_{step:06d}.jsonl", transcripts.lines(batch, step, self._tokenizer()))

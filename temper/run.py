@@ -41,6 +41,7 @@ class Run:
     ahead             how many updates old the weights that sampled a batch may be
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
+    trackers          names of further writers of metrics: "tensorboard", "wandb"
     """
 
     env: Env
@@ -65,6 +66,7 @@ class Run:
     save_every: int = 0
     keep: int = 2
     transcripts_every: int = 10
+    trackers: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

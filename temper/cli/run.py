@@ -26,6 +26,7 @@ def common(
     resume: bool | Path = False,
     dry_run: bool = False,
     threads: int = 0,
+    track: tuple[str, ...] = (),
 ) -> None:
     """What every run takes.
 
@@ -33,6 +34,7 @@ def common(
     resume   continue the run in --out, or in the directory given here; options are those it was started with
     dry_run  show the resolved run and the arithmetic of a step; nothing is loaded or written
     threads  of torch (default: all cores, at most 4)
+    track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
     """
 
 
@@ -124,6 +126,7 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
     for n, phase in enumerate(phases):
         phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
         phase.argv, phase.resume = asked.argv, asked.resume is not None
+        phase.trackers = tuple(asked.own.get("track", ()))
     return phases, out
 
 
