@@ -42,6 +42,7 @@ class LocalSampler:
         self.version = 0
         self.tokens = 0  # sampled so far
         self._waiting: deque[_Request] = deque()
+        self._joining: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
 
     async def load(self, weights: Weights, version: int) -> Ack:
@@ -80,7 +81,7 @@ class LocalSampler:
                     continue
                 rows = self._step(rows)
         except BaseException as error:
-            for request in [*(rows.requests if rows else []), *self._waiting]:
+            for request in [*(rows.requests if rows else []), *self._joining, *self._waiting]:
                 if not request.future.done():
                     request.future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
             self._waiting.clear()
@@ -92,7 +93,7 @@ class LocalSampler:
         """Compute the waiting requests' prompts (each distinct one once) and join them to the running rows."""
         room = self.max_rows - (len(rows) if rows else 0)
         taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-        taken = [r for r in taken if not r.future.done()]
+        self._joining = taken = [r for r in taken if not r.future.done()]
         for r in taken:
             r.start(self)
         prompts = list(dict.fromkeys(r.ids for r in taken))
@@ -109,7 +110,9 @@ class LocalSampler:
         pick = torch.tensor([index[r.ids] for r in taken])
         _select(cache, pick.to(logits.device))
         new = _Rows(taken, cache, mask[pick], logits[pick.to(logits.device)])
-        return new if rows is None or len(rows) == 0 else rows.join(new)
+        rows = new if rows is None or len(rows) == 0 else rows.join(new)
+        self._joining = []
+        return rows
 
     @torch.inference_mode()
     def _step(self, rows: _Rows) -> _Rows:
