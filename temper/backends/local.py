@@ -103,6 +103,8 @@ class LocalLearner:
         rows = batch.put(ROW, torch.arange(batch.size(TOKEN)))
         out: dict[Column, Tensor] = {}
         for part in cut(rows, self.token_budget, TRAJECTORY, self.widest):
+            if part.size(TOKEN) == 0:
+                continue
             live = self._live(part)
             for target, source in columns.items():
                 values = (live[source] if isinstance(source, Column) else source(live)).detach().cpu()
