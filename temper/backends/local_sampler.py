@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from temper.backends import recompute
 from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
 from temper.episode import Completion
-from temper.models import load
+from temper.models import layout, load
 from temper.models.load import plain
 from temper.models.probe import accepted
 
@@ -39,6 +40,8 @@ class LocalSampler:
         self.context = load.context_length(module)
         self.end = load.end_ids(module, tokenizer)
         self.vocabulary = plain(module).get_input_embeddings().weight.shape[0]
+        self.cached = recompute.keeps_keys(module)
+        self.head = None if self.cached else layout.head_of(module)
         self.version = 0
         self.tokens = 0  # sampled so far
         self._waiting: deque[_Request] = deque()
@@ -105,7 +108,7 @@ class LocalSampler:
             ids[i, width - len(p) :] = torch.tensor(p)
             mask[i, width - len(p) :] = 1
         reserve = max(min(r.params.max_tokens, self.context - len(r.ids)) for r in taken)
-        cache = _cache(self.module, width + min(reserve, 64))
+        cache = _cache(self.module, width + min(reserve, 64)) if self.cached else recompute.History()
         logits = self._forward(ids, mask, cache)
         pick = torch.tensor([index[r.ids] for r in taken])
         _select(cache, pick.to(logits.device))
@@ -136,16 +139,19 @@ class LocalSampler:
         model, device = plain(self.module), next(self.module.parameters()).device
         position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
-            inputs = accepted(
-                model,
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                position_ids=position.to(device),
-                logits_to_keep=1,
-            )
-            out = model(**inputs, past_key_values=cache, use_cache=True)
-        logits: Tensor = out.logits[:, -1].float() if out.logits.dtype != torch.float64 else out.logits[:, -1]
-        return logits
+            if isinstance(cache, recompute.History):
+                cache.add(ids)
+                logits = cache.logits(self.module, self.head, mask, self.context)
+            else:
+                inputs = accepted(
+                    model,
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
+                    position_ids=position.to(device),
+                    logits_to_keep=1,
+                )
+                logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+        return logits.float() if logits.dtype != torch.float64 else logits
 
 
 @dataclass(eq=False)
