@@ -37,7 +37,7 @@ $(BIN)/python:
 
 $(RUN): | $(BIN)/python
 	$(PIP) -r requirements/lock.txt
-	$(PIP) --no-deps --no-build-isolation -r requirements/reasoning-gym.txt
+	$(PIP) --no-deps --no-build-isolation --use-pep517 -r requirements/reasoning-gym.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.run-*; touch $@
 
