@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import temper
+from temper.catalogue import lines_of_code
 from temper.policy import Policy
 from temper.testing import check_method
 from tests.contract.discover import METHODS, RECIPES, stem
@@ -41,15 +42,6 @@ def test_a_method_says_what_it_is(name: str) -> None:
 def test_a_method_is_short(name: str) -> None:
     path = Path(str(METHODS[name].__file__))
     assert lines_of_code(path) <= 80
-
-
-def lines_of_code(path: Path) -> int:
-    """Without blank lines, comments and docstrings."""
-    source = path.read_text()
-    docs = [n.body[0] for n in ast.walk(ast.parse(source)) if _has_docstring(n)]  # type: ignore[attr-defined]
-    skipped = {k for d in docs for k in range(d.lineno, (d.end_lineno or d.lineno) + 1)}
-    lines = enumerate(source.splitlines(), start=1)
-    return sum(bool(t.strip()) and not t.lstrip().startswith("#") and k not in skipped for k, t in lines)
 
 
 def test_the_core_names_no_method() -> None:
