@@ -64,21 +64,26 @@ def post_train(
     reward         FILE.py:function, package.module:function or a bundled name; several are added up
     weights        one for each reward (default: 1 each)
     eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
+    steps          of training
     groups         tasks in a step
     attempts       answers to each task, compared with one another
     lr             peak learning rate; warmup: steps to reach it; decay: fall linearly to 0 at the end
     max_tokens     longest answer, in tokens
+    temperature    of sampling; top_p: from the smallest set of tokens with this probability; top_k: from so many (0: all)
     system         a system message before every task
     prefill        text that opens every answer and is not trained on
     lora           rank of the adapters (0: full fine-tuning)
     dtype          float32, or bfloat16 to compute in it
+    device         cpu, cuda, or auto: one GPU where there is one
     checkpointing  recompute activations in the backward pass, to save memory
     token_budget   padded tokens in a micro-batch
     max_rows       answers sampled at once
     ahead          how many updates old the weights that sampled a batch may be
     timeout        seconds that one call of a reward function may take
+    eval_tasks     held-out tasks; eval_attempts: answers to each
     eval_every     steps between evaluations (0: only before and after)
     save_every     steps between checkpoints (0: only at the end)
+    seed           of everything that is drawn
     """
     train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
     rewards = Rewards([reward_from(r) for r in (reward or default_reward(data, bundled))], weights, timeout=timeout)
