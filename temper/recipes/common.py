@@ -69,7 +69,7 @@ def post_train(
     attempts       answers to each task, compared with one another
     lr             peak learning rate; warmup: steps to reach it; decay: fall linearly to 0 at the end
     max_tokens     longest answer, in tokens
-    temperature    of sampling; top_p: from the smallest set of tokens with this probability; top_k: from so many (0: all)
+    temperature    of sampling; top_p: from the smallest set of tokens with this probability; top_k: so many (0: all)
     system         a system message before every task
     prefill        text that opens every answer and is not trained on
     lora           rank of the adapters (0: full fine-tuning)
