@@ -136,6 +136,9 @@ def _ready(module: Any, device: str, checkpointing: bool) -> nn.Module:
     elif target.type == "cpu" and attention.fits(inner):
         inner.set_attn_implementation(attention.register())
     ready: nn.Module = module.to(target).eval()
+    if target.type == "cpu":  # out of the mapped file: what is written to it later must not reach a run
+        for weight in ready.parameters():
+            weight.data = weight.data.clone()
     return ready
 
 
