@@ -211,7 +211,7 @@ class Run:
         """One line, one record, probes, transcripts, checkpoint."""
         await self.reporter.step(step + 1, batch, metrics)
         last = step + 1 == self.steps
-        if last or (self.save_every and (step + 1) % self.save_every == 0):
+        if self.out is not None and (last or (self.save_every and (step + 1) % self.save_every == 0)):
             self.save(step + 1)
 
     def save(self, step: int) -> Path:
