@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import temper.testing
 from tests.seams.toys import save_toy_model
 
 torch.set_num_threads(1)
@@ -16,6 +17,12 @@ torch.set_num_threads(1)
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A directory with a random model of 20 k parameters and the bundled tokenizer."""
     return save_toy_model(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def exact_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that computes in float64 when it is told to."""
+    return temper.testing.toy_model(tmp_path_factory.mktemp("exact"))
 
 
 @pytest.fixture(scope="session")

@@ -63,12 +63,12 @@ def test_the_method_declares_what_it_does() -> None:
     assert bool((flat[~flat.isnan()] == 1).all())
 
 
-def test_the_method_runs_resumes_and_repeats(toy_model: str, rows: Path, tmp_path: Path) -> None:
+def test_the_method_runs_resumes_and_repeats(exact_model: str, rows: Path, tmp_path: Path) -> None:
     recipe = example("my_method").my_method
 
     def build() -> Any:
         run = recipe(
-            model=toy_model, data=str(rows), reward=("exact_match",), steps=3, groups=2, attempts=3, eval_tasks=1
+            model=exact_model, data=str(rows), reward=("exact_match",), steps=3, groups=2, attempts=3, eval_tasks=1
         )
         run.on_group[0] = ShareOf()
         run.sampling = random_ends(run.sampling)
@@ -77,10 +77,10 @@ def test_the_method_runs_resumes_and_repeats(toy_model: str, rows: Path, tmp_pat
     check_run(build, tmp_path)
 
 
-def test_the_method_runs_from_the_command_line(toy_model: str, rows: Path, tmp_path: Path) -> None:
+def test_the_method_runs_from_the_command_line(exact_model: str, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     status = main(
-        ["run", str(ROOT / "examples" / "my_method.py"), "--power", "2", "--model", toy_model, "--data", str(rows),
+        ["run", str(ROOT / "examples" / "my_method.py"), "--power", "2", "--model", exact_model, "--data", str(rows),
          "--reward", "exact_match", "--steps", "1", "--groups", "2", "--attempts", "2", "--max-tokens", "4",
          "--eval-tasks", "1", "--out", str(out)]
     )  # fmt: skip
@@ -91,10 +91,10 @@ def test_the_method_runs_from_the_command_line(toy_model: str, rows: Path, tmp_p
     assert resolved["on_group"][-1]["power"] == 2.0
 
 
-def test_the_environment_plays_and_judges(toy_model: str, tmp_path: Path) -> None:
+def test_the_environment_plays_and_judges(exact_model: str, tmp_path: Path) -> None:
     m = example("my_environment")
     task = Task("n5", "Guess a number from 1 to 9.", "5")
-    episode = check_env(m.Guess(3), tmp_path, task=task, model=toy_model)
+    episode = check_env(m.Guess(3), tmp_path, task=task, model=exact_model)
     (trajectory,) = episode.trajectories
     assert trajectory.reward == 0.0 and len(episode.turns) == 6  # a random model finds nothing in three guesses
     asked = [t.text for t in episode.turns if t.author == ENV]
@@ -127,8 +127,8 @@ def test_the_game(answers: tuple[str, ...], reward: float, heard: list[str]) -> 
     assert episode.trajectories[0].reward == reward and seat.heard[1:] == heard
 
 
-def test_the_environment_trains(toy_model: str, tmp_path: Path) -> None:
-    run = example("my_environment").my_environment(model=toy_model, steps=1, groups=2, attempts=2)
+def test_the_environment_trains(exact_model: str, tmp_path: Path) -> None:
+    run = example("my_environment").my_environment(model=exact_model, steps=1, groups=2, attempts=2)
     run.out = tmp_path / "run"
     seen = []
     run.on_batch.append(Spy(seen))
@@ -164,9 +164,9 @@ def test_the_curriculum_prefers_the_middle() -> None:
     assert c.state["rate"]["t0"] == 0.0
 
 
-def test_the_curriculums_recipe(toy_model: str, rows: Path) -> None:
+def test_the_curriculums_recipe(exact_model: str, rows: Path) -> None:
     m = example("my_curriculum")
-    run = m.my_curriculum(model=toy_model, data=str(rows), reward=("exact_match",), memory=0.25, attempts=5)
+    run = m.my_curriculum(model=exact_model, data=str(rows), reward=("exact_match",), memory=0.25, attempts=5)
     assert isinstance(run.curriculum, m.NearHalf) and run.curriculum.memory == 0.25 and run.curriculum.attempts == 5
     assert run.name == "grpo" and len(run.curriculum.tasks) == 5
 

@@ -21,14 +21,24 @@ WIDTH = 8  # of hidden states in a toy batch
 VOCABULARY = 4096  # at least that of the toy model
 
 
-def toy_model(folder: Path, seed: int = 0, sharpness: float = 1.0) -> str:
-    """A directory with the bundled architecture at a fraction of its size; `sharpness` scales its logits."""
-    from temper.models import tiny
+def toy_model(folder: Path, seed: int = 0) -> str:
+    """A directory with a random GPT-2 of one layer and the bundled tokenizer.
 
-    sizes: dict[str, Any] = {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "intermediate_size": 64}
-    model = tiny.tiny_model(seed, **sizes)
-    model.model.embed_tokens.weight.data *= sharpness  # tied to the head; a norm follows the embedding
-    tiny.save_tiny(model, folder)
+    GPT-2, because in float64 it computes in float64: most others round to float32 in their norms.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from temper.models.tiny import VOCAB_SIZE, save_tiny, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    config = GPT2Config(
+        vocab_size=VOCAB_SIZE, n_positions=512, n_embd=32, n_layer=1, n_head=2, initializer_range=0.1,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = GPT2LMHeadModel(config)
+    save_tiny(model, folder)
     return str(folder)
 
 

@@ -73,11 +73,11 @@ def _text(n: ast.AST) -> str:
     )
 
 
-def test_a_method_of_ones_own_is_checked_like_ours(toy_model: str, tmp_path: Path) -> None:
+def test_a_method_of_ones_own_is_checked_like_ours(exact_model: str, tmp_path: Path) -> None:
     """The helper for other people's methods, on one of ours."""
 
     def make(policy: Policy) -> Any:
         return function(METHODS["objectives.gdpo"])(policy, weights={"a": 1.0, "b": 0.5})
 
-    history = check_method(make, tmp_path, model=toy_model)
+    history = check_method(make, tmp_path, model=exact_model)
     assert len(history) == 3 and history[0]["rewards/a/mean"] is not None

@@ -12,6 +12,7 @@ import torch
 
 from temper.backends.base import AdamW
 from temper.columns import ADVANTAGE, ENTROPY, GROUP, LOGP, REWARD, TEMPERATURE, TOKEN, TRAJECTORY, Column, boolean
+from temper.envs.conversations import demonstrated
 from temper.envs.demonstrations import chat_spans
 from temper.envs.single import SingleTurn
 from temper.objective import Term
@@ -69,6 +70,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
     "losses.Weighted": lambda: losses.Weighted(losses.Clip(), (ratios.TIS_WEIGHT,)),
     "losses.OffPolicyMask": lambda: losses.OffPolicyMask(losses.Clip()),
+    "probes.HeldOutLoss": lambda: PARTS["probes.HeldOutLoss"](toy_tasks(), every=2),
     "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
     "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
     "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),
@@ -143,6 +145,13 @@ def check_controller(part: Any) -> None:
     assert part(0) > before
 
 
+def check_probe(part: Any) -> None:
+    """Its measuring is a matter of whole runs (test_recipes.py)."""
+    assert [part.due(step, 5) for step in range(6)] == [True, False, True, False, True, True]
+    part.results["before"] = {"eval/loss/it": 1.0}
+    check_memory(part, lambda p: p.comparison())
+
+
 def check_rewards(part: Any) -> None:
     try:
         b = check_stage(part)
@@ -170,6 +179,7 @@ def check_tally(part: Any) -> None:
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
     "kl.Adaptive": check_controller,
+    "probes.HeldOutLoss": check_probe,
     "reference.RefreshReference": check_hook,
     "rewards.Rewards": check_rewards,
     "rewards.Tally": check_tally,
@@ -180,9 +190,9 @@ SPECIAL: dict[str, Callable[[Any], None]] = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_does_what_it_declares(name: str, toy_model: str) -> None:
+def test_a_part_does_what_it_declares(name: str, exact_model: str) -> None:
     assert inspect.getdoc(PARTS[name]), f"{name} has no docstring"
-    check(name, make(name, toy_model))
+    check(name, make(name, exact_model))
 
 
 def test_tables_name_only_what_exists() -> None:
@@ -198,17 +208,18 @@ def spans(task: Task, tokenizer: Any) -> Any:
 
 ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "demonstrations.Demonstrations": lambda: ENVS["demonstrations.Demonstrations"](spans),
+    "conversations.Conversations": lambda: ENVS["conversations.Conversations"](demonstrated),
     "switch.Switch": lambda: ENVS["switch.Switch"]({"play": SingleTurn()}, default="play"),
 }
 
 
-@pytest.mark.parametrize("name", ENVS)
-def test_an_environment_does_what_it_declares(name: str, toy_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [n for n, c in ENVS.items() if hasattr(c, "play")])
+def test_an_environment_does_what_it_declares(name: str, exact_model: str, tmp_path: Path) -> None:
     try:
         env = ENVIRONMENTS.get(name, ENVS[name])()
     except TypeError as error:
         pytest.fail(f"{name} needs arguments ({error}): add an example of it to {Path(__file__).name}")
-    check_env(env, tmp_path, model=toy_model)
+    check_env(env, tmp_path, model=exact_model)
 
 
 # the checks themselves -----------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import pytest
 
 from temper.parts.rewards import Rewards
 from temper.recipe import Option, signature
-from temper.recipes.common import post_train
 from temper.run import Run
 from temper.testing import ShareOf, check_run, random_ends, toy_tasks
 from tests.contract.discover import METHODS, RECIPES, stem
@@ -23,7 +22,7 @@ from tests.contract.discover import METHODS, RECIPES, stem
 # What makes a recipe small; each gets those of these options that it has.
 SMALL: dict[str, Any] = {
     "reward": ("exact_match",), "steps": 3, "groups": 2, "attempts": 3, "max_tokens": 6, "eval_tasks": 1,
-    "eval_attempts": 1, "longest": 400,
+    "eval_attempts": 1, "longest": 400, "lr": 1e-3,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {"gdpo": {"reward": ("exact_match", "think_format")}}
 NEEDS = {"quickstart": "reasoning_gym"}  # a package that the recipe cannot do without
@@ -32,8 +31,14 @@ NEEDS = {"quickstart": "reasoning_gym"}  # a package that the recipe cannot do w
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of tasks."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": t.prompt, "answer": t.answer}) + "\n" for t in toy_tasks()))
+    tasks = [(f"{how} {t.answer}", str(t.answer)) for how in ("say", "now say") for t in toy_tasks()]
+    return written(tmp_path_factory.mktemp("rows") / "rows.jsonl", tasks)
+
+
+def written(path: Path, rows: list[tuple[str, str]]) -> str:
+    """Rows that are tasks, demonstrations and preferences at once."""
+    lines = [{"prompt": p, "answer": a, "chosen": a, "rejected": f"{a[::-1]}?"} for p, a in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
 
@@ -72,8 +77,8 @@ def test_a_recipe_documents_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains(name: str, toy_model: str, rows: str, tmp_path: Path) -> None:
-    check_run(partial(built, name, toy_model, rows), tmp_path)
+def test_a_recipe_trains(name: str, exact_model: str, rows: str, tmp_path: Path) -> None:
+    check_run(partial(built, name, exact_model, rows), tmp_path)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -86,16 +91,18 @@ def test_a_methods_recipe_runs_that_method(name: str) -> None:
 
 # no option without effect ---------------------------------------------------------------------------------------------
 
+WHOLE = ("grpo", "dpo")  # for these, the options that they share with others too
 TEXTS: dict[str, Any] = {  # another value for options whose type does not tell one
     "reward": ("number_match",), "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
     "top_p": 0.9, "weights": (0.25,), "eval_attempts": 2, "eval_tasks": 2, "minibatches": 2,
 }  # fmt: skip
+TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 
 
 def other(o: Option, default: Any) -> Any:
     """A value of the option that is not its default."""
     if o.name in TEXTS:
-        return TEXTS[o.name]
+        return TWO.get(o.name, TEXTS[o.name]) if o.recipe in OWN else TEXTS[o.name]
     kinds = typing.get_args(o.type) or (o.type,)
     if typing.get_origin(o.type) is typing.Literal:
         return next(k for k in kinds if k != default)
@@ -110,11 +117,11 @@ def resolved(make: Callable[..., Run], **options: Any) -> str:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_option_of_a_recipe_changes_the_run(name: str, toy_model: str, rows: str, tmp_path: Path) -> None:
+def test_every_option_of_a_recipe_changes_the_run(name: str, exact_model: str, rows: str, tmp_path: Path) -> None:
     make = partial(plain, name)
-    small = {"model": toy_model, "data": rows}
-    base, shared = resolved(make, **small), {o.name for o in signature(post_train)}
-    fresh = [o for o in signature(RECIPES[name]) if name == "grpo" or o.name not in shared]
+    small = {"model": exact_model, "data": rows}
+    base, options = resolved(make, **small), signature(RECIPES[name])
+    fresh = options if name in WHOLE else [o for o in options if o.recipe == RECIPES[name].__name__]
     places = {"data": elsewhere(tmp_path), "eval_data": elsewhere(tmp_path), "model": str(tmp_path)}
     idle = []
     for o in fresh:
@@ -126,6 +133,4 @@ def test_every_option_of_a_recipe_changes_the_run(name: str, toy_model: str, row
 
 
 def elsewhere(folder: Path) -> str:
-    path = folder / "other.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"what is {k}?", "answer": str(k)}) + "\n" for k in range(9)))
-    return str(path)
+    return written(folder / "other.jsonl", [(f"what is {k}?", str(k)) for k in range(9)])
