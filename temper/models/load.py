@@ -46,6 +46,8 @@ def load_tokenizer(model: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
         raise UserError(f"model {model!r} has no usable tokenizer ({first_line(error)}): save one into its directory")
+    if not tokenizer.encode("a 1", add_special_tokens=False):  # made up from the model's type, without a vocabulary
+        raise UserError(f"model {model!r} has no usable tokenizer (no vocabulary): save one into its directory")
     if not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer of {model!r} has no chat template: set tokenizer.chat_template and save it, "
