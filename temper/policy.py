@@ -58,6 +58,7 @@ class Policy:
         for m in modules:
             if hasattr(m, "build"):
                 m.build(load.hidden_width(module))
+            m.to(next(module.parameters()).device)
             if self.dtype == "float64":
                 m.double()
         autocast = torch.bfloat16 if self.dtype == "bfloat16" else None
