@@ -166,8 +166,11 @@ def train(phases: list[Run], out: Path, asked: Asked) -> int:
     torch.set_num_threads(asked.own.get("threads") or default_threads())
     try:
         asyncio.run(train_all(phases))
-    except UserError:
-        raise
+    except UserError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, OSError) or os.environ.get(DEBUG):
+            raise
+        raise UserError(f"{error}{hint(cause)}{kept(error, out)}")  # somebody's code failed: they need its traceback
     except KeyboardInterrupt:
         return fail(f"interrupted; continue with: temper run --resume {shlex.quote(str(out))}", 130)
     except Exception as error:
@@ -188,15 +191,22 @@ def refused(error: Exception, target: find.Target) -> UserError:
 
 def crashed(error: Exception, out: Path) -> int:
     """The traceback goes to a file; one line says where, and what the run was doing."""
-    log = out / "crash.log"
     what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return fail(f"{what}{hint(error)}, in {stage_of(error)}{kept(error, out)}", 1)
+
+
+def kept(error: Exception, out: Path) -> str:
+    """Write the traceback beside the run, and say where it is."""
+    log = out / "crash.log"
     try:
         log.write_text("".join(traceback.format_exception(error)))
-        where = f"; the traceback is in {log}"
     except OSError:
-        where = f"; {DEBUG}=1 shows the traceback"
-    hint = " (less memory: a lower --token-budget, --max-rows or --groups)" if _memory(error) else ""
-    return fail(f"{what}{hint}, in {stage_of(error)}{where}", 1)
+        return f"; {DEBUG}=1 shows the traceback"
+    return f"; the traceback is in {log}"
+
+
+def hint(error: BaseException) -> str:
+    return " (less memory: a lower --token-budget, --max-rows or --groups)" if _memory(error) else ""
 
 
 STAGES = {
@@ -324,5 +334,6 @@ def _recipes() -> list[str]:
     return [f"  {name:<{width}}   {entry.title}" for name, entry in found.items()]
 
 
-def _memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _memory(error: BaseException) -> bool:
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

@@ -159,9 +159,7 @@ def test_evaluation_in_a_run(toy_model: str, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluated = [r["step"] for r in rows if "eval/pass@1" in r and r["step"]]
     assert evaluated == [2, 4, 5]  # every second step, and the last
-    assert {r["dropped/no such page"] % 2 for r in rows if r["step"]} == {
-        0
-    }  # not the evaluation's three
+    assert {r["dropped/no such page"] % 2 for r in rows if r["step"]} == {0}  # not the evaluation's three
     assert probe.dropped == {"no such page": 3}
 
 

@@ -181,6 +181,38 @@ def test_an_environment_that_raises(toy_model: str, capfd: pytest.CaptureFixture
     assert "never retrieved" not in capfd.readouterr().err
 
 
+BROKEN = """
+from temper.backends.base import SamplingParams
+from temper.envs.single import SingleTurn
+from temper.objective import Term, Update
+from temper.parts.curricula import Shuffled
+from temper.policy import Policy
+from temper.run import Run
+from temper.tasks.task import Task
+
+class Broken(SingleTurn):
+    async def play(self, task, roles):
+        return {}["colour"]
+
+def broken(model: str) -> Run:
+    return Run(Broken(), Shuffled([Task("t0", "?")], 1), {"solver": Policy(model=model)}, [], steps=1, groups=1)
+"""
+
+
+def test_the_traceback_of_an_environment_is_kept(
+    toy_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from temper.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text(BROKEN)
+    assert main(["run", "broken.py", "--model", toy_model, "--out", "here", "--threads", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Broken failed on task 't0': KeyError: 'colour'; the traceback is in here/crash.log" in error
+    assert 'return {}["colour"]' in Path("here/crash.log").read_text()
+
+
 class Refuses(SingleTurn):
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         return await super().play(Task(task.id, [{"role": "pope", "content": "?"}]), roles)
