@@ -246,6 +246,15 @@ FAMILIES = {
             _config("Qwen3Moe", head_dim=8, num_experts=4, moe_intermediate_size=32, decoder_sparse_step=1, **EXPERTS),
             ("<|im_end|>",),
         ),
+        Family(
+            "qwen3_next", qwen3_tokenizer,
+            _config(
+                "Qwen3Next", head_dim=8, num_experts=4, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+                linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+                layer_types=["linear_attention", "full_attention"], **EXPERTS,
+            ),
+            ("<|im_end|>",),
+        ),
         Family("phi", gpt2_tokenizer, _config("Phi", num_key_value_heads=4), ("<|endoftext|>",)),
         Family("gpt2", gpt2_tokenizer, _gpt2, ("<|endoftext|>",)),
     )

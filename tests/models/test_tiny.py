@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from temper.models.load import BUNDLED
 from temper.models.phrases import PHRASES
-from temper.models.tiny import END_OF_TURN, MARKUP, VOCAB_SIZE, save_tiny, tiny_model, tiny_tokenizer
+from temper.models.tiny import END_OF_TURN, MARKUP, VOCAB_SIZE, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 TOOL = {"type": "function", "function": {"name": "calculator", "description": "d", "parameters": {}}}
@@ -110,3 +111,41 @@ def test_random_weights_are_a_function_of_the_seed() -> None:
     a, b, c = tiny_model(0), tiny_model(0), tiny_model(1)
     assert torch.equal(a.lm_head.weight, b.lm_head.weight)
     assert not torch.equal(a.lm_head.weight, c.lm_head.weight)
+
+
+def test_the_bundled_model_is_this_tokenizer_and_architecture() -> None:
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = BUNDLED["temper-tiny"]
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8 * 2**20
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == TOKENIZER.get_vocab()
+    assert AutoTokenizer.from_pretrained(folder).chat_template == TOKENIZER.chat_template
+    found, made = AutoConfig.from_pretrained(folder).to_dict(), tiny_config().to_dict()
+    for field in ("hidden_size", "num_hidden_layers", "vocab_size", "eos_token_id", "pad_token_id", "rope_parameters"):
+        assert found[field] == made[field], field
+
+
+def test_the_bundled_model_is_right_greedily_and_only_half_of_the_time_when_sampled() -> None:
+    """Headroom by design: what it does most often is right, and reinforcement learning has the rest to gain."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from temper.tasks.skills import held_out, reward
+
+    tasks = held_out("products", 24, seed=3)
+    model = AutoModelForCausalLM.from_pretrained(BUNDLED["temper-tiny"])
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    prompts = [tokenizer.apply_chat_template(t.messages, tokenize=False, add_generation_prompt=True) for t in tasks]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    torch.manual_seed(0)
+    rates = {}
+    for name, repeats, sample in (("greedy", 1, False), ("sampled", 8, True)):
+        ids = model.generate(
+            **inputs, do_sample=sample, top_k=0, max_new_tokens=48, num_return_sequences=repeats, pad_token_id=256
+        )
+        texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])
+        rewards = [reward(text.split(END_OF_TURN)[0], **tasks[i // repeats].info) for i, text in enumerate(texts)]
+        rates[name] = sum(rewards) / len(rewards)
+    assert rates["greedy"] >= 0.75
+    assert 0.25 <= rates["sampled"] <= 0.65

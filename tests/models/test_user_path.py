@@ -96,7 +96,7 @@ def test_a_hugging_face_data_set_saved_to_disk_with_adapters(model: str, tmp_pat
     (tmp_path / "mine.py").write_text(REWARDS)
     metrics = run(
         tmp_path, model, tmp_path / "saved", "--reward", f"{tmp_path / 'mine.py'}:digits", "--lora", "4",
-        "--checkpointing", "--dtype", "bfloat16", "--beta", "0.05",
+        "--checkpointing", "--beta", "0.05",
     )  # fmt: skip
     assert metrics[0]["frac_not_judged"] == 0
     saved = tmp_path / "run" / "checkpoints" / "latest" / "model"
