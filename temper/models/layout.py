@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from temper.carrier import Batch
 from temper.columns import ALLOWED, SUPPORT, TEMPERATURE, TOKEN
-from temper.models.load import hidden_width, plain
+from temper.models.load import hidden_width, plain, trunk
 from temper.models.probe import accepted, branches_apart
 
 CHUNK = 1 << 24  # logits held at once (rows x vocabulary); more are recomputed chunk by chunk in the backward pass
@@ -150,7 +150,7 @@ def head_of(module: Any) -> Callable[[Tensor], Tensor] | None:
     """hidden states -> logits, as this model computes them; None when base model and head cannot be told apart."""
     model = plain(module)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if head is None or not isinstance(getattr(model, "base_model", None), nn.Module) or model.base_model is model:
+    if head is None or trunk(model) is None:
         return None
     config = model.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
@@ -173,7 +173,7 @@ def _head_agrees(model: Any, logits: Callable[[Tensor], Tensor]) -> bool:
     ids = torch.arange(4, device=device)[None]
     with torch.no_grad():
         full = model(input_ids=ids).logits
-        mine = logits(model.base_model(input_ids=ids).last_hidden_state)
+        mine = logits(trunk(model)(input_ids=ids).last_hidden_state)
     return bool(full.shape == mine.shape and torch.allclose(full, mine, atol=1e-3, rtol=1e-3))
 
 
@@ -181,7 +181,7 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     """[tokens, width] hidden states that predict each TOKEN row; without a head, [tokens, vocabulary] logits."""
     device = next(module.parameters()).device
     full = None if r.mask.dim() == 2 and bool(r.mask.all()) else r.mask.to(device)
-    model = plain(module) if head is None else plain(module).base_model
+    model = plain(module) if head is None else trunk(module)
     inputs = accepted(model, input_ids=r.ids.to(device), attention_mask=full, position_ids=r.position.to(device))
     out = model(**inputs, use_cache=False)
     out = out.logits if head is None else out.last_hidden_state
@@ -201,7 +201,7 @@ def can_pack(module: Any) -> bool:
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kernel = getattr(config, "_attn_implementation", None) in ("sdpa", "temper")
     full = set(kinds) == {"full_attention"} and (window is None or "layer_types" in config.to_dict())
-    return kernel and full and getattr(model, "base_model", model) is not model and branches_apart(model)
+    return kernel and full and trunk(model) is not None and branches_apart(trunk(model))
 
 
 def score(b: Batch, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:

@@ -213,6 +213,13 @@ def plain(module: Any) -> Any:
     return module.get_base_model() if hasattr(module, "get_base_model") else module
 
 
+def trunk(module: Any) -> Any:
+    """The model without its head, which gives hidden states; None where it cannot be told apart."""
+    model = plain(module)
+    candidates = (getattr(model, "base_model", None), getattr(model, "model", None))
+    return next((c for c in candidates if isinstance(c, nn.Module) and c is not model), None)
+
+
 def context_length(module: Any) -> int:
     """How many positions the model has (a large number where its config does not say)."""
     config = module.config

@@ -25,12 +25,11 @@ def _parameters(kind: Any) -> tuple[frozenset[str], bool]:
     return frozenset(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def branches_apart(model: Any) -> bool:
+def branches_apart(base: Any) -> bool:
     """Whether a stem with two branches in one row gives each branch the hidden states that it has in a row of its own.
 
     So a model whose positions come from columns, or whose layers carry a state from column to column, is found out.
     """
-    base = model.base_model
     if "position_ids" not in accepted(base, position_ids=None):
         return False
     one, two = [1, 2, 3, 4, 5], [1, 2, 6, 7, 8]
