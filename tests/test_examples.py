@@ -22,7 +22,7 @@ from temper.request import Request
 from temper.rewards.load import reward_from
 from temper.tasks.task import Task
 from temper.testing import (
-    ShareOf,
+    ToyReward,
     check_curriculum,
     check_env,
     check_run,
@@ -70,7 +70,7 @@ def test_the_method_runs_resumes_and_repeats(exact_model: str, rows: Path, tmp_p
         run = recipe(
             model=exact_model, data=str(rows), reward=("exact_match",), steps=3, groups=2, attempts=3, eval_tasks=1
         )
-        run.on_group[0] = ShareOf()
+        run.on_group[0] = ToyReward()
         run.sampling = random_ends(run.sampling)
         return run
 

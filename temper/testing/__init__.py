@@ -15,10 +15,10 @@ and rewards are computed in the process, so a check takes a second.
 from temper.testing.envs import check_env
 from temper.testing.parts import check_curriculum, check_memory, check_stage, check_term
 from temper.testing.runs import check_method, check_run
-from temper.testing.toys import ShareOf, random_ends, toy_batch, toy_group, toy_model, toy_tasks
+from temper.testing.toys import ToyReward, random_ends, toy_batch, toy_group, toy_model, toy_tasks
 
 __all__ = [
-    "ShareOf",
+    "ToyReward",
     "check_curriculum",
     "check_env",
     "check_memory",

@@ -149,11 +149,11 @@ def _gradient(term: Term, weights: Column, pieces: list[Batch], leaves: list[Ten
 def check_curriculum(curriculum: Curriculum) -> None:
     """Ask for work three times, playing it in between, and say what is wrong.
 
-    Checked: it gives at most what was asked for, and something at first; every request has attempts and a task; it
+    Checked: it gives something at first, and never more than was asked for; every request has attempts and a task; it
     reads only what it declares of the groups that it observes; one that gets its state asks for the same next.
     """
     name = title(curriculum)
-    assert len(_round(curriculum)) == 3, f"{name}: next(3) must give three requests while there are tasks"
+    assert _round(curriculum), f"{name}: next(3) gave nothing to play"
     if not hasattr(curriculum, "state_dict"):
         assert _plan(copy.deepcopy(curriculum)) == _plan(curriculum), f"{name} draws from a global random state"
         return

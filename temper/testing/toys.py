@@ -48,13 +48,13 @@ def toy_tasks() -> list[Task]:
 
 
 @dataclass
-class ShareOf:
-    """Reward: the share of a trajectory's sampled tokens whose id is a multiple of `of`; no process, no text.
+class ToyReward:
+    """Reward: the mean of id mod `of` over a trajectory, between 0 and 1; no process, no text.
 
     parts  names of further rewards REWARD.of(name), each with a divisor of its own
     """
 
-    of: int = 2
+    of: int = 17
     parts: tuple[str, ...] = ()
     reads = ()
 
@@ -63,13 +63,13 @@ class ShareOf:
         return (REWARD, *(REWARD.of(name) for name in self.parts))
 
     async def __call__(self, b: Batch) -> Batch:
-        b = b.put(REWARD, self._share(b, self.of))
+        b = b.put(REWARD, self._mean(b, self.of))
         for k, name in enumerate(self.parts):
-            b = b.put(REWARD.of(name), self._share(b, self.of + 1 + k))
+            b = b.put(REWARD.of(name), self._mean(b, self.of + 1 + k))
         return b
 
-    def _share(self, b: Batch, of: int) -> Tensor:
-        return b.mean((b.token_ids % of == 0).float(), TOKEN, TRAJECTORY).nan_to_num(nan=0.0)
+    def _mean(self, b: Batch, of: int) -> Tensor:
+        return b.mean((b.token_ids % of) / (of - 1), TOKEN, TRAJECTORY).nan_to_num(nan=0.0)
 
 
 def random_ends(params: SamplingParams, every: int = 4, longest: int = 6) -> SamplingParams:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from temper.backends.base import AdamW
-from temper.columns import ADVANTAGE, ENTROPY, GROUP, LOGP, REWARD, TEMPERATURE, TOKEN, TRAJECTORY, Column, boolean
+from temper.columns import ADVANTAGE, ENTROPY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
 from temper.envs.conversations import demonstrated
 from temper.envs.demonstrations import chat_spans
 from temper.envs.single import SingleTurn
@@ -22,7 +22,6 @@ from temper.rewards.checkers import exact_match
 from temper.stage import Stage
 from temper.tasks.task import Task
 from temper.testing import (
-    ShareOf,
     check_curriculum,
     check_env,
     check_memory,
@@ -220,86 +219,3 @@ def test_an_environment_does_what_it_declares(name: str, exact_model: str, tmp_p
     except TypeError as error:
         pytest.fail(f"{name} needs arguments ({error}): add an example of it to {Path(__file__).name}")
     check_env(env, tmp_path, model=exact_model)
-
-
-# the checks themselves -----------------------------------------------------------------------------------------------
-
-
-class Honest(ShareOf):
-    """Writes REWARD from the ids."""
-
-
-class Undeclared(ShareOf):
-    writes = ()
-
-
-class Overdeclared(ShareOf):
-    writes = (REWARD, ADVANTAGE)
-
-
-class Peeking(ShareOf):
-    async def __call__(self, b: Any) -> Any:
-        assert b[TEMPERATURE] is not None
-        return await super().__call__(b)
-
-
-class InPlace(ShareOf):
-    reads = (ADVANTAGE,)
-
-    async def __call__(self, b: Any) -> Any:
-        b[ADVANTAGE].mul_(2)
-        return await super().__call__(b)
-
-
-class Forgetful(ShareOf):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    async def __call__(self, b: Any) -> Any:
-        self.calls += 1
-        return b.put(REWARD, torch.full((b.size(TRAJECTORY),), float(self.calls)))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, saved: Any) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    "stage, complaint",
-    [(Undeclared, "without saying so in `writes`"), (Overdeclared, "does not write it"), (Peeking, "in `reads`"),
-     (InPlace, "in place"), (Forgetful, "go on as before")],
-)  # fmt: skip
-def test_a_stage_that_lies_is_caught(stage: Any, complaint: str) -> None:
-    check_stage(Honest())
-    with pytest.raises(AssertionError, match=complaint):
-        check_stage(stage())
-
-
-class LocalMean:
-    """A loss that normalises by what it happens to see."""
-
-    reads = (LOGP, ADVANTAGE)
-
-    def __call__(self, b: Any) -> Any:
-        return -b[ADVANTAGE] * b[LOGP] / b.size(TOKEN)
-
-
-class Unread:
-    reads = (LOGP, ADVANTAGE, ENTROPY)
-
-    def __call__(self, b: Any) -> Any:
-        return -b[ADVANTAGE] * b[LOGP]
-
-
-@pytest.mark.parametrize("loss, complaint", [(LocalMean(), "cut into micro-batches"), (Unread(), "does not read it")])
-def test_a_term_that_lies_is_caught(loss: Any, complaint: str) -> None:
-    with pytest.raises(AssertionError, match=complaint):
-        check_term(Term("it", loss))
-
-
-def test_group_terms_are_cut_by_group() -> None:
-    check_term(Term("it", preferences.DPO(), where=preferences.PAIRED))
-    assert preferences.DPO().level == GROUP

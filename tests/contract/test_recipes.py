@@ -16,7 +16,7 @@ import pytest
 from temper.parts.rewards import Rewards
 from temper.recipe import Option, signature
 from temper.run import Run
-from temper.testing import ShareOf, check_run, random_ends, toy_tasks
+from temper.testing import ToyReward, check_run, random_ends, toy_tasks
 from tests.contract.discover import METHODS, RECIPES, stem
 
 # What makes a recipe small; each gets those of these options that it has.
@@ -60,8 +60,8 @@ def plain(name: str, **options: Any) -> Run:
     return run
 
 
-def _in_process(judge: Rewards) -> ShareOf:
-    return ShareOf(parts=tuple(c.name.removeprefix("reward@") for c in judge.writes if c.name.startswith("reward@")))
+def _in_process(judge: Rewards) -> ToyReward:
+    return ToyReward(parts=tuple(c.name.removeprefix("reward@") for c in judge.writes if c.name.startswith("reward@")))
 
 
 @pytest.mark.parametrize("name", RECIPES)
