@@ -8,8 +8,8 @@
     def test_my_method(tmp_path):
         check_method(my_method, tmp_path)      # my_method(policy) -> Method
 
-A check raises AssertionError with a sentence that says what is wrong. The model is a random one of 20 k parameters
-and rewards are computed in the process, so a check takes a second.
+A check raises AssertionError with a sentence that says what is wrong. The model is a tiny random one and
+rewards are computed in the process, so a check takes a second or two.
 """
 
 from temper.testing.envs import check_env

@@ -37,7 +37,7 @@ def toy_model(folder: Path, seed: int = 0) -> str:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = GPT2LMHeadModel(config)
+        model: Any = GPT2LMHeadModel(config)  # type: ignore[no-untyped-call]
     save_tiny(model, folder)
     return str(folder)
 
