@@ -74,7 +74,7 @@ def _text(n: ast.AST) -> str:
 
 
 def test_a_method_of_ones_own_is_checked_like_ours(exact_model: str, tmp_path: Path) -> None:
-    """The helper for other people's methods, on one of ours."""
+    """What other people check their methods with, on one of ours."""
 
     def make(policy: Policy) -> Any:
         return function(METHODS["objectives.gdpo"])(policy, weights={"a": 1.0, "b": 0.5})
