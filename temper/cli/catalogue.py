@@ -88,14 +88,14 @@ def describe(kind: str, entry: Entry) -> dict[str, Any]:
     if kind == "part":
         node = module.classes[entry.name]
         found = source.fields(module, node)
-        declared = {w: source.declared(node, w) for w in ("reads", "writes")}
+        declared = {w: source.declared(module, node, w) for w in ("reads", "writes")}
         return {
             **told, "doc": _doc(node), "options": _plain(found), **{k: v for k, v in declared.items() if v is not None}
         }  # fmt: skip
     if kind == "method":
         function = module.functions[entry.file.stem]
         own = [o for o in source.parameters(module, function) if o.name != "policy"]
-        return {**told, "doc": module.doc, "options": _plain(own)}
+        return {**told, "doc": module.doc, "parts": source.uses(module), "options": _plain(own)}
     name = str(told.get("function", entry.file.stem))
     known = find.Target(entry.name, entry.file, name, bundled=True).options() or []
     return {
@@ -167,7 +167,7 @@ def _page(d: Mapping[str, Any]) -> list[str]:
     out = [f"{bold(str(d['name']))}  ({d['kind']}, {d['file']})"]
     doc = prose(str(d.get("doc", "")), [o["name"] for o in d.get("options", ())])
     out += ["", *doc.splitlines()] if doc else []
-    for key in ("paper", "family", "hooks", "recipe", "command", "reads", "writes"):
+    for key in ("paper", "family", "hooks", "parts", "recipe", "command", "reads", "writes"):
         if d.get(key) and not (key == "paper" and str(d[key]) in doc):
             value = ", ".join(d[key]) if isinstance(d[key], list) else d[key]
             out.append(f"{key}: {value}")

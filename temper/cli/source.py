@@ -113,18 +113,37 @@ def fields(module: Module, node: ast.ClassDef) -> list[Option]:
     ]
 
 
-def declared(node: ast.ClassDef, what: str) -> list[str] | None:
-    """The columns that a stage or a loss names in its class attribute `reads` or `writes`; None when it does not."""
+def declared(module: Module, node: ast.ClassDef, what: str) -> list[str] | None:
+    """The columns that a class, or one of the same file that it is made from, names as `reads` or `writes`."""
+    own = _declared(node, what)
+    bases = [module.classes[b] for b in map(ast.unparse, node.bases) if b in module.classes]
+    return own if own is not None or not bases else declared(module, bases[0], what)
+
+
+def uses(module: Module) -> list[str]:
+    """The parts that a file imports, by name."""
+    known = parts()
+    found = [n for n in ast.walk(module.tree) if isinstance(n, ast.ImportFrom)]
+    names = [a.name for n in found if (n.module or "").startswith(("temper.parts", "temper.envs")) for a in n.names]
+    return sorted(n for n in names if n in known)
+
+
+def _declared(node: ast.ClassDef, what: str) -> list[str] | None:
     for n in node.body:
         target = n.targets[0] if isinstance(n, ast.Assign) else getattr(n, "target", None)
         value = getattr(n, "value", None)
         if isinstance(target, ast.Name) and target.id == what and isinstance(value, ast.expr):
-            items = value.elts if isinstance(value, ast.Tuple) else [value]
-            return [ast.unparse(i) for i in items]
+            return _items(value)
         if isinstance(n, ast.FunctionDef) and n.name == what:
             returned = [r.value for r in ast.walk(n) if isinstance(r, ast.Return) and r.value is not None]
-            return [ast.unparse(r) for r in returned]
+            return list(dict.fromkeys(item for r in returned for item in _items(r)))
     return None
+
+
+def _items(value: ast.expr) -> list[str]:
+    """The members of a tuple; a field of the class by its name alone."""
+    members = value.elts if isinstance(value, ast.Tuple) else [value]
+    return [ast.unparse(m).replace("self.", "") for m in members]
 
 
 def kind(annotation: ast.expr | None) -> Any:

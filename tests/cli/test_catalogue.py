@@ -41,7 +41,12 @@ def test_show_a_recipe(temper: Temper) -> None:
 def test_show_a_method_a_part_a_data_set_and_a_file(temper: Temper) -> None:
     Path("mine.py").write_text('def mine(x: int = 3):\n    """Mine."""\n')
     method = temper("show", "method:dapo").out
-    assert "arXiv 2503.14476" in method and "clip_high" in method and "objectives/dapo.py" in method
+    assert (
+        "parts: Advantage, Clip" in method
+        and "arXiv 2503.14476" in method
+        and "clip_high" in method
+        and "objectives/dapo.py" in method
+    )
     part = json.loads(temper("show", "Advantage", "--json").out)
     assert part["writes"] == ["ADVANTAGE"] and part["kind"] == "advantages"
     assert "default: 1000" in (t := temper("show", "rg:gcd").out) or "max_value: 1000" in t
