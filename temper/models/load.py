@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,8 @@ def add_lora(module: nn.Module, lora: Lora) -> nn.Module:
         **lora.options,
     )
     try:
-        wrapped: nn.Module = peft.get_peft_model(module, config, autocast_adapter_dtype=True)
+        with _quiet():
+            wrapped: nn.Module = peft.get_peft_model(module, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise UserError(f"LoRA does not fit this model: {first_line(error)}")
     return wrapped
@@ -266,12 +268,15 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """No progress bars, and no notes on what transformers and PEFT adjust by themselves."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)

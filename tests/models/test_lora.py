@@ -127,8 +127,9 @@ def test_run_saves_adapters_that_peft_loads_resumes_exactly_and_goes_on(bases: d
     assert load.load_tokenizer(str(tmp_path / "merged")).chat_template == again.tokenizer.chat_template
 
 
-def test_training_goes_on_from_an_adapter_directory(bases: dict[str, str], tmp_path: Path) -> None:
-    policy = adapted(bases["qwen3"])
+@pytest.mark.parametrize("name", ["qwen3", "mixtral"])
+def test_training_goes_on_from_an_adapter_directory(bases: dict[str, str], name: str, tmp_path: Path) -> None:
+    policy = adapted(bases[name])
     batch = Batch.of(episodes(policy))
     step(policy, batch)
     policy.learner.save(tmp_path)
@@ -145,24 +146,28 @@ def test_training_goes_on_from_an_adapter_directory(bases: dict[str, str], tmp_p
     assert not isinstance(started, BaseOf)  # what it started from is base and adapter, which needs a copy
     started.open()
     torch.testing.assert_close(started.learner.read(batch, {LOGP: LOGP})[LOGP], now, atol=1e-5, rtol=0)
+    load.merge_adapter(saved, tmp_path / "merged")
+    merged = opened(str(tmp_path / "merged")).learner.read(batch, {LOGP: LOGP})[LOGP]
+    torch.testing.assert_close(merged, now, atol=1e-4, rtol=0)
     with pytest.raises(UserError, match="has rank 4"):
         Policy(model=saved, device="cpu", lora=Lora(rank=8)).open()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (tmp_path / "model" / name).unlink()
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "model" / file).unlink()
     assert load.load_tokenizer(saved).chat_template == policy.tokenizer.chat_template  # of its base
     with pytest.raises(UserError, match="not an adapter"):
-        load.merge_adapter(bases["qwen3"], tmp_path / "merged")
+        load.merge_adapter(bases[name], tmp_path / "again")
 
 
-def test_reference_shares_the_base_and_reads_it_without_adapters(bases: dict[str, str]) -> None:
-    policy = adapted(bases["qwen3"])
+@pytest.mark.parametrize("name", ["qwen3", "mixtral"])
+def test_reference_shares_the_base_and_reads_it_without_adapters(bases: dict[str, str], name: str) -> None:
+    policy = adapted(bases[name])
     shared: Any = policy.reference()
     shared.open()
     assert shared.learner.module is policy.learner.module and not shared.trainable
     batch = Batch.of(episodes(policy))
     for _ in range(2):
         step(policy, batch)
-    of_base = opened(bases["qwen3"]).learner.read(batch, {LOGP: LOGP})[LOGP]
+    of_base = opened(bases[name]).learner.read(batch, {LOGP: LOGP})[LOGP]
     mine = policy.learner.read(batch, {LOGP: LOGP})[LOGP]
     torch.testing.assert_close(shared.learner.read(batch, {REFERENCE: LOGP})[REFERENCE], of_base, atol=1e-5, rtol=0)
     assert float((mine - of_base).abs().max()) > 1e-2
@@ -170,7 +175,7 @@ def test_reference_shares_the_base_and_reads_it_without_adapters(bases: dict[str
 
     ids = chat(policy, "What is 6 * 7?")
     asked = [(ids, SamplingParams(8, 0.0))]
-    alone = [sample(p, asked)[0] for p in (opened(bases["qwen3"]), policy)]
+    alone = [sample(p, asked)[0] for p in (opened(bases[name]), policy)]
 
     async def interleaved() -> Any:
         return await asyncio.gather(*[p.sampler.sample(*asked[0]) for p in (shared, policy)])
