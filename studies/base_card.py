@@ -100,7 +100,8 @@ def lineage(run: Path) -> Iterator[str]:
     groups, machine = facts["units"]["groups per step"], facts["machine"]
     seconds = sum(line.get("timing_s/step", 0.0) for line in lines)
     last = sum(line["loss/nll"] for line in lines[-100:]) / len(lines[-100:])
-    yield f"- Trained by `temper run base`: {len(lines)} steps of {groups} demonstrations, AdamW; none is repeated."
+    yield f"- Trained by `temper {' '.join(facts['argv'])}`:"
+    yield f"  {len(lines)} steps of {groups} demonstrations, none repeated."
     yield f"- Learned from {lines[-1]['num_tokens'] / 1e6:.1f} M tokens (the answers; questions are context only)."
     yield f"- Time: {seconds / 60:.0f} minutes on {machine['cores']} shared {machine['processor']} cores, no GPU."
     yield f"- Mean loss of the last 100 steps: {last:.3f} nats a token."

@@ -128,7 +128,7 @@ ARITHMETIC = [
     ),
     Skill(
         "products",
-        "products of a number below 100 and a digit",
+        "products of two digits",
         from_reasoning_gym("products", {"min_digits": 1, "max_digits": 1}),
         worked(_product_thoughts, slip_number),
     ),
