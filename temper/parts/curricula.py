@@ -82,7 +82,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         self.given = [0] * len(self.parts)
-        self._owner: dict[str, int] = {}
+        self._owner: dict[str, list[int]] = {}  # task id -> parts that asked for it and have not heard yet
 
     @property
     def reads(self) -> tuple[Column, ...]:
@@ -105,20 +105,23 @@ class Mixture:
             i = behind.index(max(behind))
             request = self.parts[i][1].next(1)[0]
             self.given[i] += 1
-            self._owner[request.task.id] = i
+            self._owner.setdefault(request.task.id, []).append(i)
             out.append(request)
         return out
 
     def observe(self, group: Batch) -> None:
-        owner = self._owner.get(group[TASK][0].id)
-        if owner is not None:
-            self.parts[owner][1].observe(group)
+        asking = self._owner.get(group[TASK][0].id, [])
+        if asking:
+            self.parts[asking.pop(0)][1].observe(group)
+        if not asking:
+            self._owner.pop(group[TASK][0].id, None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"given": list(self.given), "owner": dict(self._owner), "parts": [_state(c) for _, c in self.parts]}
+        owner = {task: list(parts) for task, parts in self._owner.items()}
+        return {"given": list(self.given), "owner": owner, "parts": [_state(c) for _, c in self.parts]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        self.given, self._owner = list(saved["given"]), dict(saved["owner"])
+        self.given, self._owner = list(saved["given"]), {task: list(parts) for task, parts in saved["owner"].items()}
         for (_, c), s in zip(self.parts, saved["parts"]):
             if hasattr(c, "load_state_dict"):
                 c.load_state_dict(s)

@@ -88,7 +88,8 @@ class Watch:
 @pytest.mark.parametrize(
     "params",
     [{}, {"temperature": 0.6}, {"temperature": 1.8, "top_p": 0.7}, {"top_k": 5}, {"allowed": tuple(range(97, 123))},
-     {"allowed": tuple(range(97, 105)), "top_k": 20, "top_p": 0.9}, {"temperature": 0.0}],
+     {"allowed": (97, 98, 99), "top_k": 20}, {"allowed": tuple(range(97, 105)), "top_k": 20, "top_p": 0.9},
+     {"temperature": 0.0}],
     ids=lambda p: ",".join(p) or "plain",
 )  # fmt: skip
 def test_ratio_is_one_before_the_first_update(toy_model: str, params: dict[str, Any]) -> None:
@@ -222,6 +223,34 @@ def test_work_is_pulled_not_prefetched(toy_model: str) -> None:
     ahead = Recording()
     go(small(toy_model, curriculum=ahead, steps=5, groups=2, ahead=2))
     assert ahead.events == ["ask", "ask", "tell", "tell"] * 5  # asked for when it is played, and never beyond the end
+
+
+def test_a_mixture_tells_the_part_that_asked(toy_model: str) -> None:
+    """Also where two parts ask for tasks of the same id; and their metrics and reads come through."""
+    from temper.parts.curricula import Growing, Mixture
+
+    one, two = Recording(), Recording()
+    mixture = Mixture([(2.0, one), (1.0, two)])
+    go(small(toy_model, curriculum=mixture, steps=2, groups=3))
+    assert [t for t, _, _ in one.told] == ["t0", "t1", "t2", "t3"] and [t for t, _, _ in two.told] == ["t0", "t1"]
+    assert not mixture._owner
+    grows = Growing(lambda level, k: Task(f"g{k}", "say a"), levels=2, attempts=2)
+    both = Mixture([(1.0, grows), (1.0, one)])
+    assert both.reads == (REWARD,) and both.metrics == {"curriculum/open_levels": 1.0}
+    said = refused(toy_model, curriculum=both, on_group=[], updates=[])
+    assert said == "Mixture reads reward, which nothing before it writes"
+
+
+def test_a_group_that_nobody_judged_does_not_hold_a_level_back() -> None:
+    from temper.parts.curricula import Growing
+    from tests.core import hand
+
+    grows = Growing(lambda level, k: Task(f"g{k}", "say a"), levels=2, attempts=1, bar=0.5, window=2)
+    for k, reward in enumerate((1.0, None, 1.0)):
+        [request] = grows.next(1)
+        grows.observe(Batch.of([hand.chain(request.task, str(k), 1, 0.0 if reward is None else reward)]).put(
+            REWARD, torch.tensor([float("nan") if reward is None else reward])))  # fmt: skip
+    assert grows.open == 2
 
 
 # ahead ----------------------------------------

@@ -93,6 +93,7 @@ VARIETY = [
     SamplingParams(max_tokens=7, allowed=(97, 98, 99, 100), seed=5),
     SamplingParams(max_tokens=7, allowed=(97, 98, 99), top_k=5, top_p=0.95, seed=6),
     SamplingParams(max_tokens=6, top_k=7, top_p=0.6, temperature=1.2, seed=7),
+    SamplingParams(max_tokens=6, allowed=(97, 98, 99), top_k=9, seed=8),
 ]
 
 
