@@ -53,9 +53,10 @@ class Conversations:
         seat, record = roles[self.role], Recorder(task)
         limit = min(n for n in (self.longest or 1 << 30, getattr(seat.policy.sampler, "context", 1 << 30)))
         tools = task.info.get("tools")
+        options: dict[str, Any] = {"tools": list(tools)} if tools else {}
         for d in self.dialogues(task):
             turns = []
-            for chain in chains_of(d, seat.tokenizer, **({"tools": list(tools)} if tools else {})):
+            for chain in chains_of(d, seat.tokenizer, **options):
                 if sum(len(ids) for _, ids in chain) > limit:
                     raise Drop("conversation too long")
                 parent = -1

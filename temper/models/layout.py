@@ -157,7 +157,7 @@ def head_of(module: Any) -> Callable[[Tensor], Tensor] | None:
     scale = _number(config, "logit_scale") / _number(config, "logits_scaling")
 
     def logits(hidden: Tensor) -> Tensor:
-        out = head(hidden) * scale if scale != 1.0 else head(hidden)
+        out: Tensor = head(hidden) * scale if scale != 1.0 else head(hidden)
         return torch.tanh(out / cap) * cap if cap else out
 
     return logits if _head_agrees(model, logits) else None
@@ -184,8 +184,8 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     model = plain(module) if head is None else trunk(module)
     inputs = accepted(model, input_ids=r.ids.to(device), attention_mask=full, position_ids=r.position.to(device))
     out = model(**inputs, use_cache=False)
-    out = out.logits if head is None else out.last_hidden_state
-    return out.flatten(0, 1)[r.place.to(device)]
+    rows: Tensor = out.logits if head is None else out.last_hidden_state
+    return rows.flatten(0, 1)[r.place.to(device)]
 
 
 def row_width(module: Any) -> int:

@@ -52,8 +52,10 @@ class HeldOutLoss:
             counts, run.counts = run.counts, {}
             groups = [g for g in await together(play(run, r) for r in requests) if g is not None]
             run.counts = counts
-            batch = Batch.concat(groups) if groups else None
-            for stage in run.on_batch if batch is not None else []:
+            if not groups:
+                return None
+            batch = Batch.concat(groups)
+            for stage in run.on_batch:
                 batch = await stage(batch)
         return batch
 
