@@ -110,9 +110,9 @@ def rectangle(b: Batch, widest: int = 0, pad: int = 0) -> Rectangle:
             position[r, at : at + n] = torch.arange(depth[turn], depth[turn] + n)
             if sampled[turn] and n and here[turn] < 0:
                 here[turn], before[turn] = r * width + at, r * width + _before(row, turn, parent, length)
-    turn = s.token_turn
-    offset = s.token_position - s.start[turn]
-    place = torch.where(offset == 0, torch.tensor(before)[turn], torch.tensor(here)[turn] + offset - 1)
+    of = s.token_turn
+    offset = s.token_position - s.start[of]
+    place = torch.where(offset == 0, torch.tensor(before)[of], torch.tensor(here)[of] + offset - 1)
     return Rectangle(ids, position, _mask(rows, width, parent), place)
 
 
