@@ -69,7 +69,8 @@ def load_model(
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; there are: {', '.join(DTYPES)}")
     if model == RANDOM:
-        return _ready(tiny.tiny_model().to(DTYPES[dtype]), device, checkpointing)
+        made: Any = tiny.tiny_model()
+        return _ready(made.to(DTYPES[dtype]), device, checkpointing)
     source = resolve(model)
     base = _base_of(source)
     stored = DTYPES[dtype] if dtype != "bfloat16" or lora is not None or base is not None else torch.float32
