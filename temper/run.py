@@ -42,6 +42,7 @@ class Run:
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
     trackers          names of further writers of metrics: "tensorboard", "wandb"
+    threads           of torch, where the command line does not say (0: all cores, at most 4)
     """
 
     env: Env
@@ -67,6 +68,7 @@ class Run:
     keep: int = 2
     transcripts_every: int = 10
     trackers: tuple[str, ...] = ()
+    threads: int = 0
     argv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

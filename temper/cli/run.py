@@ -33,7 +33,7 @@ def common(
     out      the run directory (default: runs/RECIPE-MODEL-sSEED, with a number when that is taken)
     resume   continue the run in --out, or in the directory given here; options are those it was started with
     dry_run  show the resolved run and the arithmetic of a step; nothing is loaded or written
-    threads  of torch (default: all cores, at most 4)
+    threads  of torch (default: the recipe's; most take all cores, at most 4)
     track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
     """
 
@@ -163,7 +163,7 @@ def train(phases: list[Run], out: Path, asked: Asked) -> int:
 
     from temper.loop import train_all
 
-    torch.set_num_threads(asked.own.get("threads") or default_threads())
+    torch.set_num_threads(asked.own.get("threads") or phases[0].threads or default_threads())
     try:
         asyncio.run(train_all(phases))
     except UserError as error:

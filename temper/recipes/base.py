@@ -62,6 +62,7 @@ def base(
         seed=seed,
         save_every=save_every,
         transcripts_every=max(1, steps // 10),
+        threads=1,
     )
 
 

@@ -32,8 +32,10 @@ def quickstart(
     eval_tasks   held-out questions; eval_attempts: answers to each
     eval_every   steps between evaluations
     """
-    return post_train(
+    run = post_train(
         lambda policy: grpo(policy, beta=0.0, clip=0.2, per=token_mean),
         name="quickstart", steps=steps, groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens,
         eval_tasks=eval_tasks, eval_attempts=eval_attempts, eval_every=eval_every, save_every=save_every, **options,
     )  # fmt: skip
+    run.threads = 1  # on a model this small a second thread gains little, and loses much where the cores are busy
+    return run
