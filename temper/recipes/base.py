@@ -23,11 +23,11 @@ from temper.tasks.task import Task
 
 def base(
     model: str = "temper-tiny-random",
-    steps: int = 4000,
-    groups: int = 128,
+    steps: int = 10000,
+    groups: int = 64,
     lr: float = 3e-3,
     weight_decay: float = 0.1,
-    warmup: int = 100,
+    warmup: int = 200,
     longest: int = 384,
     token_budget: int = 8192,
     dtype: str = "float32",
