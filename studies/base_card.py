@@ -13,13 +13,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from temper.backends.base import SamplingParams
 from temper.backends.local_sampler import LocalSampler
 from temper.models import load
-from temper.tasks.skills import SKILLS, STYLES, baselines, held_out, reward
+from temper.tasks.skills import SKILLS, STYLES, baselines, demos, held_out, reward
 from temper.tasks.suites import BASE_SKILLS
 from temper.tasks.task import Task
 
@@ -37,6 +39,7 @@ class Measured:
     chance: float
     copy: float
     length: float
+    seen: float  # share of the held-out questions that training also asked (NaN: not looked)
 
 
 async def answer(sampler: LocalSampler, tokenizer: Any, task: Task, seed: int, **params: Any) -> tuple[float, int]:
@@ -50,7 +53,25 @@ async def answer(sampler: LocalSampler, tokenizer: Any, task: Task, seed: int, *
     return reward(text, **task.info), len(done.ids)
 
 
-async def measure(sampler: LocalSampler, tokenizer: Any, skill: str, tasks: int, attempts: int) -> Measured:
+def question(task: Task) -> int:
+    """A fingerprint of what is asked."""
+    return hash(str(task.prompt))
+
+
+def asked(run: Path | None) -> dict[str, set[int]]:
+    """Every question of a pre-training run, by skill (about 10,000 a second)."""
+    found: dict[str, set[int]] = {skill: set() for skill in SKILLS}
+    if run is not None:
+        facts = json.loads((run / "run.json").read_text())
+        count = facts["units"]["groups per step"] * facts["units"]["steps"]
+        for demo in islice(demos(BASE_SKILLS, facts["seed"]), count):
+            found[demo.skill].add(question(demo.task))
+    return found
+
+
+async def measure(
+    sampler: LocalSampler, tokenizer: Any, skill: str, tasks: int, attempts: int, seen: set[int]
+) -> Measured:
     """Sampled at temperature 1, and greedily."""
     questions = held_out(skill, tasks, SEED)
     sampled = await asyncio.gather(
@@ -72,24 +93,25 @@ async def measure(sampler: LocalSampler, tokenizer: Any, skill: str, tasks: int,
         free["chance"],
         free["copy"],
         sum(n for _, n in sampled) / len(sampled),
+        sum(question(q) in seen for q in questions) / tasks if seen else nan,
     )
 
 
 def table(rows: list[Measured], attempts: int) -> Iterator[str]:
     """The measurements as Markdown."""
-    yield f"| skill | what | share | pass@1 | pass@{attempts} | greedy | chance | copy | tokens |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"| skill | what | share | pass@1 | pass@{attempts} | greedy | chance | copy | tokens | seen |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     whole = sum(BASE_SKILLS.values())
     for r in rows:
         yield (
             f"| {r.skill} | {SKILLS[r.skill].doc} | {BASE_SKILLS[r.skill] / whole:.0%} | {r.pass_1:.2f} "
-            f"| {r.pass_16:.2f} | {r.greedy:.2f} | {r.chance:.2f} | {r.copy:.2f} | {r.length:.0f} |"
+            f"| {r.pass_16:.2f} | {r.greedy:.2f} | {r.chance:.2f} | {r.copy:.2f} | {r.length:.0f} | {r.seen:.2f} |"
         )
     n = len(rows)
     yield (
         f"| **mean** | | | **{sum(r.pass_1 for r in rows) / n:.2f}** | **{sum(r.pass_16 for r in rows) / n:.2f}** "
         f"| {sum(r.greedy for r in rows) / n:.2f} | {sum(r.chance for r in rows) / n:.2f} "
-        f"| {sum(r.copy for r in rows) / n:.2f} | |"
+        f"| {sum(r.copy for r in rows) / n:.2f} | | |"
     )
 
 
@@ -121,7 +143,9 @@ def card(rows: list[Measured], attempts: int, tasks: int, parameters: int, run: 
     yield f"  without thinking, {STYLES['wordy']:.0%} word a right answer so that a verifier refuses it; the others"
     yield "  think at length, briefly or not at all. So a sampled answer is right half as often as it could be.\n"
     yield f"Measured on {tasks} held-out tasks a skill, {attempts} answers each at temperature 1, up to 128 tokens."
-    yield "*chance* gives another task's answer, *copy* a random word of the question.\n"
+    yield "*chance* gives another task's answer, *copy* a random word of the question. *seen* is the share of these"
+    yield "questions that pre-training also asked: where there are few (products of digits, remainders) all recur, and"
+    yield "what is measured is recall.\n"
     yield from table(rows, attempts)
 
 
@@ -136,7 +160,8 @@ async def main() -> None:
     options = parser.parse_args()
     module, tokenizer = load.load_model(options.model), load.load_tokenizer(options.model)
     sampler = LocalSampler(module.eval(), tokenizer)
-    rows = [await measure(sampler, tokenizer, s, options.tasks, options.attempts) for s in options.skills]
+    seen = asked(options.run)
+    rows = [await measure(sampler, tokenizer, s, options.tasks, options.attempts, seen[s]) for s in options.skills]
     size = sum(p.numel() for p in module.parameters())
     text = "\n".join(card(rows, options.attempts, options.tasks, size, options.run)) + "\n"
     if options.write:
