@@ -126,6 +126,7 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
     for n, phase in enumerate(phases):
         phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
         phase.argv, phase.resume = asked.argv, asked.resume is not None
+        check_steps(phase)
         phase.trackers = tuple(asked.own.get("track", ()))
     return phases, out
 
@@ -155,6 +156,18 @@ def check_models(phase: Run) -> None:
 
     for model in {p.model for p in phase.policies.values()} - {RANDOM}:
         resolve(model)
+
+
+def check_steps(phase: Run) -> None:
+    """UserError when a resumed run is further than it is to go."""
+    from temper.state import latest
+
+    found = latest(Path(str(phase.out)) / "checkpoints") if phase.resume else None
+    done = int(found.name.rpartition("_")[2]) if found is not None else 0
+    if done > phase.steps:
+        raise UserError(
+            f"the run in {phase.out} is at step {done} already: ask for more with --steps, not {phase.steps}"
+        )
 
 
 def train(phases: list[Run], out: Path, asked: Asked) -> int:

@@ -66,6 +66,7 @@ def test_a_recipe_in_a_file_outside_the_repository_runs_and_resumes(temper: Temp
     assert on.status == 0 and "resumed at step 1" in on.out, on
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     assert json.loads((out / "run.json").read_text())["resolved"]["groups"] == 2  # as it was started
+    assert "is at step 2 already" in temper("run", "--resume", str(out), "--steps", "1").error
     assert f"is a run of {mine}:mine, not of grpo" in temper("run", "grpo", "--resume", str(out)).error
 
 
