@@ -21,6 +21,8 @@ COMMANDS = {
     "setup": ("setup:setup", "install a package that pip cannot install by itself: temper setup reasoning-gym"),
 }
 DEBUG = "TEMPER_DEBUG"
+# Read by libraries when they are loaded. Threads that wait by spinning make a run ten times slower on a busy machine.
+SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +52,8 @@ def dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         raise _unknown_command(argv[0])
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     where, _ = COMMANDS[argv[0]]
     module, _, name = where.partition(":")
     command: Callable[..., Any] = getattr(importlib.import_module(f"temper.cli.{module}"), name)

@@ -60,14 +60,13 @@ def evaluate(
     json         print the result as JSON
     """
     from temper import install
-    from temper.cli.run import default_threads, quiet_libraries
+    from temper.cli.run import default_threads
     from temper.recipes.common import default_reward
 
     for name, number in (("attempts", attempts), ("max-rows", max_rows), ("max-tokens", max_tokens)):
         if number < 1:
             raise UserError(f"--{name} must be at least 1, got {number}")
     install.permit()
-    quiet_libraries()
     import torch
 
     torch.set_num_threads(threads or default_threads())

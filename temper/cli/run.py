@@ -112,7 +112,6 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
     from temper.run import Run
 
     install.permit()
-    quiet_libraries()
     out = asked.resume or asked.own.get("out")
     if asked.takes_out:  # to find the model of an earlier phase
         out = out or _free(asked.target.function, asked.given.get("model", ""), asked.given.get("seed", 0))
@@ -272,12 +271,6 @@ def default_threads() -> int:
     said = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(said) if said.isdigit() and int(said) else max(1, min(4, cores))
-
-
-def quiet_libraries() -> None:
-    """No telemetry, no warnings about forked tokenizers."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def _resumed(values: Mapping[str, Any]) -> Path | None:
