@@ -24,6 +24,7 @@ class Line:
         self.rewards: list[float] = []
         self.passed: float | None = None
         self.start = 0
+        self.silent = 0  # steps in a row in which every group's attempts scored the same
         self.began = time.perf_counter()
 
     def begin(self, run: Run, start: int) -> None:
@@ -54,6 +55,21 @@ class Line:
         elif step == 1 or step == self.steps or step % max(1, self.steps // 20) == 0:
             say(text)
 
+        self._explain(record)
+
+    def _explain(self, record: Mapping[str, Any]) -> None:
+        """Once: why nothing is learned, when that is so for three steps in a row."""
+        self.silent = self.silent + 1 if record.get("frac_reward_zero_std") == 1.0 else 0
+        if self.silent == 3:
+            same = "0" if not record.get("reward") else "the same"
+            say(
+                f"{self._clear()}note: for three steps every answer to a task scored {same}, so there is nothing to learn"
+                " from: try easier (or harder) tasks, more attempts, or a reward with degrees"
+            )
+
+    def _clear(self) -> str:
+        return "\r\x1b[2K" if self.live else ""
+
     def _text(self, step: int, record: Mapping[str, Any]) -> str:
         parts = [f"step {step:>{len(str(self.steps))}}/{self.steps}"]
         if record.get("reward") is not None:
@@ -76,8 +92,7 @@ class Line:
         sys.stdout.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        if self.live:
-            sys.stdout.write("\r\x1b[2K")
+        sys.stdout.write(self._clear())
         for line in closing(summary):
             say(line)
 
@@ -115,7 +130,9 @@ def examples(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for e in found:
         prompt = e["task"]["prompt"]
         prompt = prompt if isinstance(prompt, str) else prompt[-1].get("content", "")
-        out.append(f"{bold(e['task']['source'])}  {shorten(prompt, 160)}   (answer: {e['task']['answer']})")
+        out.append(
+            f"{bold(e['task']['source'])}  {shorten(prompt, 160)}   (answer: {shorten(str(e['task']['answer']), 60)})"
+        )
         for when in ("before", "after"):
             mark = "✓" if (e[when]["reward"] or 0) >= 0.99 else "✗"
             out.append(f"  {when:<7}{mark} {shorten(e[when]['text'], 160)}")
