@@ -63,8 +63,8 @@ class Line:
         if self.silent == 3:
             same = "0" if not record.get("reward") else "the same"
             say(
-                f"{self._clear()}note: for three steps every answer to a task scored {same}, so there is nothing to learn"
-                " from: try easier (or harder) tasks, more attempts, or a reward with degrees"
+                f"{self._clear()}note: for three steps every answer to a task scored {same}, so nothing can be"
+                " learned: try easier (or harder) tasks, more attempts, or a reward with degrees"
             )
 
     def _clear(self) -> str:
