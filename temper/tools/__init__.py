@@ -1,0 +1,1 @@
+"""Tools that a policy may call while an episode runs: what they are, how they are run, and how calls are read."""
