@@ -99,7 +99,7 @@ class Clip(Surrogate):
         if self.dual is not None:
             loss = torch.where(a < 0, torch.minimum(loss, -a * self.dual), loss)
         outside = ((ratio < 1 - self.low) & (a < 0)) | ((ratio > 1 + self.high) & (a > 0))
-        return loss, {"ratio": ratio.detach(), "clip_ratio": outside.to(ratio.dtype)}
+        return loss, {"ratio": ratio.detach(), "clip_ratio/region_mean": outside.to(ratio.dtype)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class GMPO(Surrogate):
         signed = a.sign() * log_ratio(b, self.old)
         ratio = sequence_mean(b, a.sign() * signed.clamp(max=self.width)).exp()
         outside = (signed > self.width).to(ratio.dtype)
-        return -a * ratio, {"ratio": ratio.detach(), "clip_ratio": outside}
+        return -a * ratio, {"ratio": ratio.detach(), "clip_ratio/region_mean": outside}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,10 @@ class CISPO(Surrogate):
     def __call__(self, b: Batch) -> Values:
         ratio = log_ratio(b, self.old).exp().detach()
         weight = ratio.clamp(self.lower, self.upper)
-        return -weight * b[ADVANTAGE] * b[LOGP], {"ratio": ratio, "clip_ratio": (ratio != weight).to(ratio.dtype)}
+        return -weight * b[ADVANTAGE] * b[LOGP], {
+            "ratio": ratio,
+            "clip_ratio/region_mean": (ratio != weight).to(ratio.dtype),
+        }
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ class TruncatedIS:
         w = self.cut(ratio, self.cap)
         if self.normalise:
             w = w / w.nanmean().clamp(min=1e-8)
-        self.metrics = {"tis_weight": w.nanmean().item(), "tis_capped": (ratio > self.cap).float().mean().item()}
+        self.metrics = {
+            "sampling/importance_sampling_ratio/mean": w.nanmean().item(),
+            "tis_capped": (ratio > self.cap).float().mean().item(),
+        }
         return b.put(TIS_WEIGHT, w)
 
 

@@ -91,7 +91,7 @@ def test_dual_clip_bounds_the_loss_for_negative_advantages():
 def test_clip_metrics_count_what_was_clipped():
     b, _ = tokens([1.5, 1.5, 0.5, 0.5], [1.0, -1.0, 1.0, -1.0])
     _, metrics = Term("policy", Clip()).values(b)
-    assert metrics["clip_ratio"].tolist() == [1, 0, 0, 1]
+    assert metrics["clip_ratio/region_mean"].tolist() == [1, 0, 0, 1]
 
 
 def test_gspo_takes_the_geometric_mean_ratio_of_the_sequence():

@@ -46,7 +46,7 @@ def test_demonstrations_have_no_weight(level):
 def test_metrics_tell_how_often_the_cap_bites():
     stage = TruncatedIS(2.0)
     run(stage, mismatched([0, 2], [2]))
-    assert stage.metrics == {"tis_weight": pytest.approx(1.5), "tis_capped": 0.5}
+    assert stage.metrics == {"sampling/importance_sampling_ratio/mean": pytest.approx(1.5), "tis_capped": 0.5}
 
 
 def test_token_band():
