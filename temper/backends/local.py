@@ -265,5 +265,5 @@ def _diagnose(totals: dict[str, float], live: Batch, tokens: int) -> None:
     behaviour = LOGP.of("behaviour")
     if behaviour in live:
         d = (live[LOGP].detach() - live[behaviour]).nan_to_num(nan=0.0).clamp(-20, 20)
-        k3 = torch.exp(d) - d - 1
+        k3 = torch.expm1(d) - d
         totals["policy_kl"] = totals.get("policy_kl", 0.0) + float(k3.sum()) / tokens
