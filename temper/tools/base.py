@@ -57,7 +57,8 @@ class Tool(Protocol):
     """Something to call. `parameters` is the JSON schema of an object: the arguments.
 
     Optional: `fresh()` gives the tool of one episode (where it has state), `close()` (plain or async) ends it;
-    `cacheable = False` when the same arguments may give another result.
+    `cacheable = False` when the same arguments may give another result; `own_deadline = True` when the tool itself
+    ends a call that takes too long (and knows what was waiting in a queue).
     """
 
     name: str
@@ -83,7 +84,8 @@ def cut(text: str, limit: int) -> str:
 
 
 class Toolbox:
-    """Tools by name. `run` never raises for what a policy or a tool does; `counts` says how calls ended.
+    """Tools by name. `run` never raises for what a policy or a tool does (only UserError, for what a recipe asks);
+    `counts` says how calls ended.
 
     timeout    seconds of one call
     cache      remember results by name and arguments (of tools that allow it)
@@ -157,7 +159,10 @@ class Toolbox:
     async def _call(self, tool: Tool, call: Call) -> Result:
         """A tool's own exceptions are tool errors, except for those that no policy can cause at will."""
         try:
-            result = await asyncio.wait_for(tool(**call.arguments), self.timeout)
+            seconds = None if getattr(tool, "own_deadline", False) else self.timeout
+            result = await asyncio.wait_for(tool(**call.arguments), seconds)
+        except UserError:  # the recipe asks for what this machine cannot do
+            raise
         except TimeoutError:
             return Result(f"{call.name}: no result within {self.timeout:g} s.", "timeout")
         except (Fault, ConnectionError) as error:

@@ -1,0 +1,55 @@
+"""What a new interpreter does to itself before it reads any code. After `seal` there is no way back."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any
+
+from temper.tools.jail import filters, kernel, landlock
+
+CHANNEL = 3  # the only descriptor beside 0, 1 and 2
+
+
+def descriptors(channel: int, output: int) -> None:
+    """Standard input is empty, output and errors go to `output`, the channel is number 3, and nothing else is open."""
+    empty = os.open("/dev/null", os.O_RDONLY)
+    high = [os.dup(fd) for fd in _above(channel, output, empty)]
+    for target, fd in zip((CHANNEL, 1, 0), high, strict=True):
+        os.dup2(fd, target)
+    os.dup2(1, 2)
+    os.closerange(CHANNEL + 1, 4096)
+
+
+def _above(*fds: int) -> list[int]:
+    """Copies whose numbers collide with none of 0 to 3."""
+    import fcntl
+
+    return [fcntl.fcntl(fd, fcntl.F_DUPFD, 16) for fd in fds]
+
+
+def limits(settings: dict[str, Any]) -> None:
+    """CPU seconds, memory, size of any file (the output is one), open files; no core dumps."""
+    bounds = {
+        resource.RLIMIT_CPU: settings["cpu"],
+        resource.RLIMIT_AS: settings["memory"],
+        resource.RLIMIT_FSIZE: settings["file"],
+        resource.RLIMIT_NOFILE: settings["files"],
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+    }
+    for kind, bound in bounds.items():
+        resource.setrlimit(kind, (bound, bound))
+
+
+def seal(settings: dict[str, Any], report: dict[str, str], scratch: str) -> None:
+    """Everything that the report says is in force; OSError when one of them cannot be had."""
+    os.environ.clear()
+    limits(settings)
+    view, pids = report["files"].startswith("own"), report["processes"].startswith("own")
+    if view or os.geteuid() == 0:
+        kernel.drop_capabilities()
+    kernel.no_new_privileges()
+    if report["landlock"].startswith("version"):
+        landlock.restrict([p for p in settings["readable"] if os.path.exists(p)], scratch)
+    kernel.filter_calls(filters.program(threads=settings["threads"], view=view, pids=pids))
