@@ -205,10 +205,17 @@ def spans(task: Task, tokenizer: Any) -> Any:
     return chat_spans([*task.messages, {"role": "assistant", "content": task.answer}], tokenizer)
 
 
+def short_game() -> Any:
+    """Two moves of a real game, which both players make whatever they say."""
+    pytest.importorskip("textarena")
+    return ENVS["games.TextArena"](options={"piles": [2]}, move=lambda text: "[0 1]")
+
+
 ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "demonstrations.Demonstrations": lambda: ENVS["demonstrations.Demonstrations"](spans),
     "conversations.Conversations": lambda: ENVS["conversations.Conversations"](demonstrated),
     "switch.Switch": lambda: ENVS["switch.Switch"]({"play": SingleTurn()}, default="play"),
+    "games.TextArena": lambda: short_game(),
 }
 
 

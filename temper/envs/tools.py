@@ -1,0 +1,124 @@
+"""Calling tools until there is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from temper.envs.chat import Chat
+from temper.episode import Episode, Recorder
+from temper.models.render import Renderer
+from temper.policy import Seat
+from temper.request import Drop
+from temper.tasks.task import Task
+from temper.tools.base import Call, Result, Toolbox
+
+Parse = Callable[[str], Sequence[Call | Result]]
+CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+CLOSING = "</tool_call>"
+INSTRUCTIONS = """# Tools
+
+{tools}
+
+To call one, write <tool_call>
+{{"name": …, "arguments": {{…}}}}
+</tool_call>"""
+
+
+def hermes(text: str) -> list[Call | Result]:
+    """Calls as Hermes and Qwen write them; one that cannot be read is a Result that says so."""
+    return [_read(body) for body in CALL.findall(text)]
+
+
+def _read(body: str) -> Call | Result:
+    try:
+        said = json.loads(body)
+        name, arguments = said["name"], said.get("arguments", {})
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return Call(name, arguments)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    return Result('This is not a call. Write {"name": …, "arguments": {…}}.', "refused")
+
+
+@dataclass
+class ToolUse:
+    """The policy talks and calls tools; a turn without a call is its answer. Judged by a rewards stage.
+
+    turns    most turns that the policy takes; tokens: most that it samples in all; longest: context (0: no limit)
+    system   a system message before the task's own messages (None: none)
+    parse    the text of a turn → its calls, an empty list for an answer
+    closing  a turn ends where this text first appears ("": calls of one turn may follow each other)
+    """
+
+    toolbox: Toolbox = field(default_factory=lambda: Toolbox([]))
+    turns: int = 4
+    tokens: int = 0
+    longest: int = 0
+    system: str | None = None
+    parse: Parse = hermes
+    closing: str = CLOSING
+    role: str = "solver"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
+        chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens, longest=self.longest)
+        outcomes: Counter[str] = Counter()
+        async with self.toolbox.episode() as box:
+            chat.start(*self._opening(chat.render, task, box.schemas))
+            while (said := await chat.say(self._end, stop=(self.closing,) if self.closing else ())) is not None:
+                calls = self.parse(said.text)
+                if not calls or not chat.may_go_on():
+                    break
+                results = await concurrently([box.run(c) for c in calls])
+                outcomes.update(r.outcome for r in results)
+                if any(r.outcome == "fault" for r in results):
+                    raise Drop("tool fault")
+                if not chat.observe(self._observation(chat.render, calls, results)):
+                    break
+        chat.judge(info={"calls": outcomes.total(), "outcomes": dict(outcomes)})
+        return chat.record.episode()
+
+    async def aclose(self) -> None:
+        """End what the tools hold."""
+        await self.toolbox.close()
+
+    def _opening(
+        self, render: Renderer, task: Task, tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[dict[str, Any]], Sequence[Mapping[str, Any]]]:
+        """(messages, tools): where the template has no place for tools, the first message describes them."""
+        messages = ([{"role": "system", "content": self.system}] if self.system else []) + task.messages
+        if not tools or render.shows_tools(tools):
+            return messages, tools
+        about = INSTRUCTIONS.format(tools="\n".join(json.dumps(t, ensure_ascii=False) for t in tools))
+        first = messages[0]
+        return [{**first, "content": f"{about}\n\n{first['content']}"}, *messages[1:]], ()
+
+    def _end(self, text: str) -> int | None:
+        """Where the first call ends; tokens behind it are dropped."""
+        at = text.find(self.closing) if self.closing else -1
+        return None if at < 0 else at + len(self.closing)
+
+    def _observation(
+        self, render: Renderer, calls: Sequence[Call | Result], results: Sequence[Result]
+    ) -> list[dict[str, Any]]:
+        """Tool messages; one user message where the template knows none."""
+        if not render.knows("tool"):
+            return [{"role": "user", "content": "\n\n".join(r.text for r in results)}]
+        names = [c.name if isinstance(c, Call) else "" for c in calls]
+        return [{"role": "tool", "name": n, "content": r.text} for n, r in zip(names, results)]
+
+
+async def concurrently(runs: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """All results in order; when one raises or the episode is cancelled, none goes on running."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(r) for r in runs]
+    return [t.result() for t in tasks]
