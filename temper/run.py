@@ -162,7 +162,10 @@ class Run:
             start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
             await self.publish([])
             await self.reporter.begin(start)
-            yield start
+            try:
+                yield start
+            finally:
+                await self.aclose()
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -179,6 +182,12 @@ class Run:
                     part.close()
             for policy in self.policies.values():
                 policy.close()
+
+    async def aclose(self) -> None:
+        """End what parts hold in the event loop (processes, connections): those that have an async `aclose`."""
+        for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
+            if hasattr(part, "aclose"):
+                await part.aclose()
 
     def numbered(self, request: Request) -> Request:
         """The request with an id that is unique in the run."""
