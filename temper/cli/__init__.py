@@ -13,6 +13,7 @@ from temper.errors import UserError, unknown
 COMMANDS = {
     "run": ("run:run", "run a recipe: temper run quickstart; temper run grpo --model … --data … --reward …"),
     "eval": ("evaluate:evaluate", "how good is a model at some tasks: avg@k, pass@k, majority@k, with intervals"),
+    "serve": ("serve:serve", "a model behind an OpenAI-compatible server"),
     "list": ("catalogue:listing", "the recipes, methods, parts and tasks that there are"),
     "show": ("catalogue:show", "one of them: what it does, its options, its file"),
     "doctor": ("doctor:doctor", "what is usable on this machine, and why the rest is not"),
