@@ -75,27 +75,37 @@ def _path(turn: int, parent: list[int]) -> list[int]:
     return path[::-1]
 
 
-def pack(b: Batch, widest: int) -> list[Row]:
-    """Chains as rows: those with the same root share a row while it is at most `widest` tokens (0: one chain a row)."""
+def pack(b: Batch, token_cost: float) -> list[Row]:
+    """Chains as rows. A chain joins the row of its root where that costs less than a row of its own.
+
+    A row of w tokens costs token_cost·w + w²: what its tokens cost beside attention (in tokens attended to), and that.
+    With token_cost 0 every chain is a row.
+    """
     length = b.structure.start.diff().tolist()
     rows: list[Row] = []
     by_root: dict[int, Row] = {}
     for path in chains(b):
         row = by_root.get(path[0])
+        alone = sum(length[u] for u in path)
         new = 0 if row is None else sum(length[u] for u in path if u not in row.at)
-        if row is None or row.width + new > widest:
+        if row is None or not token_cost or _joined(row.width, new, token_cost) > _joined(0, alone, token_cost):
             row = by_root[path[0]] = Row()
             rows.append(row)
         row.add(path, length)
     return rows
 
 
-def rectangle(b: Batch, widest: int = 0, pad: int = 0) -> Rectangle:
+def _joined(width: int, new: int, token_cost: float) -> float:
+    """What `new` more tokens cost in a row of `width`."""
+    return token_cost * new + (2 * width + new) * new
+
+
+def rectangle(b: Batch, token_cost: float = 0, pad: int = 0) -> Rectangle:
     """The model input that scores every TOKEN row of `b`. ValueError when a sampled turn has nothing before it."""
     s = b.structure
     start, length, sampled = s.start.tolist(), s.start.diff().tolist(), s.sampled.tolist()
     parent = s.parent.tolist()
-    rows = pack(b, widest)
+    rows = pack(b, token_cost)
     width = max((r.width for r in rows), default=0)
     ids = torch.full((len(rows), width), pad, dtype=torch.int64)
     position = torch.zeros((len(rows), width), dtype=torch.int64)
@@ -188,9 +198,13 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     return rows.flatten(0, 1)[r.place.to(device)]
 
 
-def row_width(module: Any) -> int:
-    """How many tokens a packed row may have: attention's share of the work stays small. 0 where rows cannot pack."""
-    return max(128, hidden_width(module)) if can_pack(module) else 0
+def token_cost(module: Any) -> float:
+    """What a token costs beside attention, in tokens attended to (see pack); 0 where rows cannot be packed.
+
+    A layer of width d takes about 24·d² operations a token, and 4·d for each token attended to: 6·d. The kernels of
+    attention reach less of a processor's speed than matrix products do, so 4·d.
+    """
+    return 4 * hidden_width(module) if can_pack(module) else 0
 
 
 def can_pack(module: Any) -> bool:

@@ -57,7 +57,7 @@ def gpt2(seed: int = 0) -> nn.Module:
 
 def learner(budget: int = 16384, widest: int | None = None, modules: list[nn.Module] | None = None) -> LocalLearner:
     made = LocalLearner(gpt2(), AdamW(lr=0.0, clip=0.0), modules, token_budget=budget)
-    made.widest = made.widest if widest is None else widest
+    made.token_cost = made.token_cost if widest is None else widest
     return made
 
 

@@ -125,10 +125,10 @@ def test_learner_scores_what_was_sampled_packed_or_not(build: Build, name: str) 
     batch = Batch.of(episodes(policy))
     learner: LocalLearner = policy.learner
     assert learner.head is not None  # logits exist only for sampled tokens
-    assert (learner.widest == 0) == (name in WINDOWED + RECURRENT)  # where a mask cannot keep branches apart
+    assert (learner.token_cost == 0) == (name in WINDOWED + RECURRENT)  # where a mask cannot keep branches apart
     assert policy.sampler.cached == (name not in RECURRENT)
-    for widest in (learner.widest, 0):
-        learner.widest = widest
+    for widest in (learner.token_cost, 0):
+        learner.token_cost = widest
         got = learner.read(batch, {LOGP: LOGP})[LOGP]
         torch.testing.assert_close(got, batch[BEHAVIOUR], atol=3e-5, rtol=0)
 
