@@ -173,7 +173,13 @@ class Toolbox:
 
 
 async def _close(tools: Sequence[Any]) -> None:
-    for tool in tools:
-        closed = tool.close() if hasattr(tool, "close") else None
-        if closed is not None:
-            await closed
+    """Close every tool, whatever the others raise."""
+    async with contextlib.AsyncExitStack() as stack:
+        for tool in tools:
+            stack.push_async_callback(_close_one, tool)
+
+
+async def _close_one(tool: Any) -> None:
+    closed = tool.close() if hasattr(tool, "close") else None
+    if closed is not None:
+        await closed

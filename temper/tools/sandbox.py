@@ -37,6 +37,7 @@ from temper.tools.base import Fault, Outcome
 
 START_SECONDS = 60.0  # for the fork server's imports, and for an interpreter on a busy machine
 OUTPUT_BYTES = 16_000  # of the head, and of the tail, that are ever read
+NAMESPACES = True  # False leaves the rest: Landlock, seccomp and limits
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from temper.tools.jail.keeper import main; main()"
 _ENVIRONMENT = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}  # the fork server's; code sees none
 
@@ -260,6 +261,7 @@ class Server:
             "path": [standard, f"{standard}/lib-dynload", *sorted({os.path.dirname(p) for p in shown})],
             "packages": list(self.packages),
             "echo": self.echo,
+            "namespaces": NAMESPACES,
             **asdict(self.limits),
         }
 

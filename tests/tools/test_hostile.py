@@ -8,18 +8,27 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from temper.tools import sandbox
 from temper.tools.base import Result, Toolbox
 from temper.tools.python import Python
-from tests.tools.conftest import processes
+from tests.tools.conftest import processes, sandboxed
 
 Run = Callable[[str], Result]
-DENIED = ("PermissionError", "FileNotFoundError", "NotADirectoryError")
+DENIED = ("PermissionError", "FileNotFoundError", "NotADirectoryError", "cross-device link")
 LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+
+
+@pytest.fixture(scope="module", params=["namespaces", "landlock"])
+def python(request: pytest.FixtureRequest) -> Iterator[Python]:
+    """With all that the kernel gives, and as on machines that give no namespaces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "NAMESPACES", request.param == "namespaces")
+        yield from sandboxed(request.param)
 
 
 def needs(python: Python, what: str) -> None:

@@ -50,12 +50,14 @@ def run(source: str, space: dict[str, Any], name: str, echo: bool) -> bool:
 
 def _execute(source: str, space: dict[str, Any], name: str, echo: bool) -> None:
     tree = ast.parse(source, name)
-    last = tree.body.pop() if echo and tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if echo and tree.body else None
+    if not isinstance(last, ast.Expr):
+        return exec(compile(tree, name, "exec"), space)
+    del tree.body[-1]
     exec(compile(tree, name, "exec"), space)
-    if last is not None:
-        value = eval(compile(ast.Expression(last.value), name, "eval"), space)
-        if value is not None:
-            print(repr(value))
+    value = eval(compile(ast.Expression(last.value), name, "eval"), space)
+    if value is not None:
+        print(repr(value))
 
 
 def _explain(error: BaseException) -> None:

@@ -22,7 +22,18 @@ from typing import Any
 
 from temper.tools.jail import cell, kernel, landlock, seal, view
 
-PRELOAD = ("math", "cmath", "json", "re", "random", "itertools", "functools", "collections", "datetime", "fractions")
+PRELOAD: tuple[str, ...] = (
+    "math",
+    "cmath",
+    "json",
+    "re",
+    "random",
+    "itertools",
+    "functools",
+    "collections",
+    "datetime",
+    "fractions",
+)
 PRELOAD += ("decimal", "statistics", "string", "operator", "heapq", "bisect", "copy", "time", "io", "typing")
 _SCRATCH = "/tmp"
 
@@ -44,9 +55,9 @@ def main() -> None:
 
 def isolate(settings: dict[str, Any]) -> dict[str, str]:
     """Enter what namespaces there are. The process that returns is not the one that called."""
-    report = {"processes": "none", "network": "calls refused", "files": "none"}
+    report = {"processes": "none", "network": "calls refused", "files": "no view of its own"}
     try:
-        _namespaces()
+        _namespaces(settings["namespaces"])
     except OSError as error:
         report["processes"] = f"no namespaces ({error.strerror}); new processes and signals refused"
     else:
@@ -59,7 +70,9 @@ def isolate(settings: dict[str, Any]) -> dict[str, str]:
     return report
 
 
-def _namespaces() -> None:
+def _namespaces(wanted: bool) -> None:
+    if not wanted:
+        raise OSError(0, "not wanted")
     user, group = os.geteuid(), os.getegid()
     kernel.unshare(kernel.NEWUSER | kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID)
     for file, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
@@ -106,11 +119,11 @@ class Keeper:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while True:
-            ready, _, _ = select.select([self.control, wake], [], [])
+            ready, _, _ = select.select([self.control.fileno(), wake], [], [])
             if wake in ready:
                 os.read(wake, 4096)
                 self._reap()
-            if self.control in ready and not self._obey():
+            if self.control.fileno() in ready and not self._obey():
                 break
         for number in list(self.children):
             self._kill(number)
@@ -162,8 +175,10 @@ class Keeper:
             size = f"size={self.settings['scratch']},nr_inodes=2000,mode=700"
             kernel.mount("tmpfs", scratch, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
         os.chdir(scratch)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode) for fd, mode in ((0, "r"), (1, "w"), (2, "w")))
-        sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+        for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+            stream = os.fdopen(fd, mode, buffering=1)  # by line: what was printed is there after a deadline, too
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
         sys.argv[:] = [""]
         seal.seal(self.settings, self.report, scratch)
         for name in [n for n in sys.modules if n.partition(".")[0] == "temper"]:

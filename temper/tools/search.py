@@ -1,0 +1,90 @@
+"""Search in a local corpus by BM25 (the package `bm25s`: `pip install 'temper-rl[search]'`)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from temper.errors import UserError
+from temper.tools.base import Result
+
+_WORD = re.compile(r"\w+")
+_PASSAGE = 800  # characters of a document that are shown
+
+
+class Search:
+    """`corpus`: documents, as texts or as {"title", "text"}; or a JSONL file of either.
+
+    top  how many documents a query brings; k1, b  the parameters of BM25
+    """
+
+    def __init__(
+        self,
+        corpus: Sequence[str | Mapping[str, Any]] | str | Path,
+        *,
+        top: int = 3,
+        k1: float = 1.5,
+        b: float = 0.75,
+        name: str = "search",
+        description: str = "Searches a collection of documents and returns the best matches.",
+    ):
+        self.name, self.description = name, description
+        self.documents = [_document(one) for one in _load(corpus)]
+        if not self.documents:
+            raise UserError("the search tool has no documents")
+        self.top = min(top, len(self.documents))
+        self._index = _index([_words(f"{title} {text}") for title, text in self.documents], k1, b)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        query = {"type": "string", "description": "words to search for", "maxLength": 1000}
+        return {"type": "object", "properties": {"query": query}, "required": ["query"]}
+
+    async def __call__(self, query: str) -> Result:
+        found = await asyncio.to_thread(self.find, query)
+        return Result("\n\n".join(map(self._shown, range(1, len(found) + 1), found)) or "No document matches.")
+
+    def find(self, query: str) -> list[int]:
+        """Numbers of the documents that match best, best first; only those that share a word with the query."""
+        words = _words(query)
+        if not words:
+            return []
+        numbers, scores = self._index.retrieve([words], k=self.top, show_progress=False)
+        return [int(n) for n, score in zip(numbers[0], scores[0], strict=True) if score > 0]
+
+    def _shown(self, rank: int, number: int) -> str:
+        title, text = self.documents[number]
+        shown = text if len(text) <= _PASSAGE else f"{text[:_PASSAGE]}…"
+        return f"[{rank}] {title}\n{shown}" if title else f"[{rank}] {shown}"
+
+
+def _index(words: list[list[str]], k1: float, b: float) -> Any:
+    try:
+        import bm25s
+    except ImportError:
+        raise UserError("the search tool needs the package bm25s: pip install 'temper-rl[search]'") from None
+    index = bm25s.BM25(k1=k1, b=b)
+    index.index(words, show_progress=False)
+    return index
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _document(one: str | Mapping[str, Any]) -> tuple[str, str]:
+    return ("", one) if isinstance(one, str) else (str(one.get("title", "")), str(one["text"]))
+
+
+def _load(corpus: Sequence[str | Mapping[str, Any]] | str | Path) -> Sequence[str | Mapping[str, Any]]:
+    if not isinstance(corpus, (str, Path)):
+        return corpus
+    try:
+        lines = Path(corpus).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"the search tool cannot read {corpus}: {error}") from None
