@@ -89,10 +89,11 @@ class Agent:
         self._judge(record, session, end)
         return record.episode()
 
-    def close(self) -> None:
-        if self._door is not None:
-            self._door.gateway.close()
-        self._door = None
+    async def aclose(self) -> None:
+        """End the server; a later play starts another one."""
+        door, self._door = self._door, None
+        if door is not None and door.loop is asyncio.get_running_loop():
+            await door.gateway.server.closed()
 
     async def _opened(self) -> _Door:
         """The server of the running loop, started by whoever comes first."""

@@ -133,6 +133,8 @@ class Server:
 
     async def _refuse(self, error: ApiError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._send(Response(error.body(), error.status), writer, False, False)
+        if error.status == 408:
+            return  # it had its time
         if writer.can_write_eof():
             writer.write_eof()
         with contextlib.suppress(TimeoutError):

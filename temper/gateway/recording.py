@@ -127,7 +127,7 @@ class Recording:
         now = self.render.text(asked.messages, asked.tools)
         if not closed.startswith(call.text) or not now.startswith(closed):
             return None
-        return self.render.ids(self._tail(closed[len(call.text) :], call.ended) + now[len(closed) :])
+        return self.render.ids(self._tail(closed[len(call.text) :], call.ended) + now[len(closed) :], first=False)
 
     def _tail(self, answer: str, ended: bool) -> str:
         """What the template writes after an answer, without the end token where it was sampled."""
@@ -143,4 +143,4 @@ class Recording:
             return asked.prompt[len(context) :] if asked.prompt[: len(context)] == context else None
         if not isinstance(call.asked.prompt, str) or not asked.prompt.startswith(call.text):
             return None
-        return self.render.plain(asked.prompt[len(call.text) :])
+        return self.render.plain(asked.prompt[len(call.text) :], first=False)
