@@ -33,6 +33,7 @@ from temper.testing import (
 )
 from temper.testing.toys import WIDTH
 from tests.contract.discover import ENVS, PARTS
+from tests.gateway.callers import polite
 from tests.parts.toys import SoftmaxPolicy
 
 EITHER = Column("either", TOKEN, boolean, "a gate of this file")
@@ -216,6 +217,7 @@ ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "conversations.Conversations": lambda: ENVS["conversations.Conversations"](demonstrated),
     "switch.Switch": lambda: ENVS["switch.Switch"]({"play": SingleTurn()}, default="play"),
     "games.TextArena": lambda: short_game(),
+    "agent.Agent": lambda: ENVS["agent.Agent"](polite),
 }
 
 
