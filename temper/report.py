@@ -76,7 +76,8 @@ class Reporter:
                     f"{self.folder} holds a run already: continue it with --resume, or choose another --out"
                 )
             described = describe(self.run)
-            self._write_json("run.json", described)
+            if not self.run.resume:  # a resumed run is described once its checkpoint fits
+                self._write_json("run.json", described)
             self.trackers = [tracker(name)(self.folder, described) for name in self.run.trackers]
             try:
                 yield
@@ -86,17 +87,26 @@ class Reporter:
 
     async def begin(self, start: int) -> None:
         """Forget what a killed run wrote after its last checkpoint, and measure the start."""
+        if self.run.out is not None and self.run.resume:
+            self._write_json("run.json", describe(self.run))
         if self.run.out is not None and (self.folder / "metrics.jsonl").exists():
-            with (self.folder / "metrics.jsonl").open("r+b") as f:
-                f.truncate(self.offset)
-            text = (self.folder / "metrics.jsonl").read_text()
-            self.history = [json.loads(line) for line in text.splitlines()]
+            self.history = self._kept()
         self.line.begin(self.run, start)
         if start == 0 and (found := await self._probe(0)):
             self.history.append({"step": 0, **found})
             self._append("metrics.jsonl", json.dumps(clean(self.history[-1])))
         self.run.seconds, self.run.counts = {}, {}
         self.clock = time.perf_counter()
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Records up to the checkpoint; what was written after it is cut off."""
+        path = self.folder / "metrics.jsonl"
+        with path.open("r+b") as f:
+            f.truncate(min(self.offset, path.stat().st_size))
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): move it away, and --resume")
 
     async def step(self, step: int, batch: Batch, metrics: list[dict[str, float]]) -> None:
         seconds = time.perf_counter() - self.clock
@@ -171,7 +181,7 @@ class Reporter:
         with self._disk(name):
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in lines))
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="backslashreplace")
             os.replace(partial, path)
 
     def _write_json(self, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -61,9 +62,11 @@ def save(run: Run, folder: Path, step: int) -> Path:
 
 def restore(run: Run, folder: Path) -> int:
     """Load the latest checkpoint into `run`; 0 when there is none."""
-    found = latest(folder)
+    found = latest(folder) or next(iter(_others(folder)), None)  # killed before `latest` was moved
     if found is None:
         return 0
+    if damage := _damage(run, found):
+        raise UserError(f"{folder}/{damage}{_instead(folder, found)}")
     try:
         return _restore(run, found)
     except (KeyError, ValueError, RuntimeError, OSError, UnpicklingError) as error:
@@ -71,6 +74,28 @@ def restore(run: Run, folder: Path) -> int:
         raise UserError(
             f"{found.name} does not fit this run ({first}): resume with the options that it was started with"
         ) from error
+
+
+def _damage(run: Run, found: Path) -> str:
+    """The file of a checkpoint that is not there or not whole; "" when all are."""
+    for name, policy in run.policies.items():
+        if policy.trainable and not (found / _place(run, name) / "training.pt").exists():
+            return f"{found.name} has no weights of {name!r}"
+    files = (found / "state.pt", *sorted(found.rglob("training.pt")))
+    return next((f"{f.relative_to(found.parent)} is damaged" for f in files if not zipfile.is_zipfile(f)), "")
+
+
+def _others(folder: Path, besides: Path | None = None) -> list[Path]:
+    """Complete checkpoints, newest first."""
+    complete = [f.parent for f in folder.glob("step_*/state.pt") if f.parent != besides]
+    return sorted(complete, key=lambda p: -int(p.name.split("_")[1]))
+
+
+def _instead(folder: Path, found: Path) -> str:
+    others = _others(folder, found)
+    if not others:
+        return ", and there is no other checkpoint: start anew with another --out"
+    return f"; to go on from {others[0].name}: ln -sfn {others[0].name} {folder / 'latest'}, and --resume"
 
 
 def _restore(run: Run, found: Path) -> int:

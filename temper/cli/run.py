@@ -66,6 +66,8 @@ def run(argv: list[str]) -> int:
         print(recipe_help(find.target(argv[0])))
         return 0
     asked = resolve(argv)
+    if asked.own.get("threads", 0) < 0:
+        raise UserError(f"--threads must not be negative, got {asked.own['threads']}")
     phases, out = build(asked)
     if asked.own.get("dry_run"):
         print("\n".join(plan.lines(phases)))
@@ -90,7 +92,7 @@ def resolve(argv: list[str]) -> Asked:
     words = _words(argv[1:], everything, drop=("resume", "out", "dry_run", "threads"))
     folder = _resumed(values)
     if folder is not None:
-        before = earlier(folder)
+        before = earlier(folder, [_spelled(target)])
         if before[0] != _spelled(target):
             raise UserError(f"{folder} is a run of {before[0]}, not of {_spelled(target)}")
         kept = _words(before[1:], everything, drop=tuple(values))
@@ -255,15 +257,30 @@ def recipe_help(target: find.Target) -> str:
     return "\n".join([*lines, "", "every run", *options.table(shared)])
 
 
-def earlier(folder: Path) -> list[str]:
-    """[recipe, options…] that the run in `folder` was started with."""
+def earlier(folder: Path, otherwise: list[str] | None = None) -> list[str]:
+    """[recipe, options…] that the run in `folder` was started with; `otherwise` where its run.json does not say."""
     for path in (folder / "run.json", *sorted(folder.glob("*/run.json"))):
         if path.is_file():
-            argv = json.loads(path.read_text()).get("argv") or []
+            argv = _argv(path)
             if len(argv) > 1 and argv[0] == "run":
                 return list(argv[1:])
-            raise UserError(f"{path} does not say which recipe it is of: name it, temper run RECIPE --resume {folder}")
+            if otherwise is not None:
+                return otherwise
+            raise UserError(
+                f"{path} does not say what was run: give recipe and options, temper run RECIPE … --resume {folder}"
+            )
+    if otherwise is not None and (folder / "checkpoints").exists():
+        return otherwise
     raise UserError(f"there is no run in {folder} to resume: it has no run.json")
+
+
+def _argv(path: Path) -> list[str]:
+    """What run.json says that the run was started with; nothing when it cannot be read or does not say."""
+    try:
+        told = json.loads(path.read_text())
+    except ValueError:
+        return []
+    return list(told.get("argv") or []) if isinstance(told, dict) else []
 
 
 def default_threads() -> int:
