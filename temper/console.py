@@ -77,6 +77,8 @@ class Line:
             parts.append(f"reward {record['reward']:.2f} {spark(self.rewards)}")
         elif record.get("loss") is not None:
             parts.append(f"loss {record['loss']:.3f}")
+        if record.get("frac_not_judged"):
+            parts.append(f"not judged {record['frac_not_judged']:.0%}")
         if self.passed is not None:
             parts.append(f"pass@1 {self.passed:.2f}")
         if record.get("frac_reward_zero_std") is not None:
@@ -101,7 +103,7 @@ def closing(summary: Mapping[str, Any]) -> list[str]:
     """The end of a run: table before/after, two examples, where the report is."""
     out = [""]
     if "difference" in summary:
-        out += [*scores_table(summary), "", *examples(summary.get("examples", []))]
+        out += [*scores_table(summary), *not_judged(summary), "", *examples(summary.get("examples", []))]
     out.append(f"{summary['steps']} steps, {summary['tokens']:,.0f} sampled tokens, {clock(summary['seconds'])}")
     if "report" in summary:
         out += [f"report    {summary['report']}", f"model     {summary['out']}/checkpoints/latest/model"]
@@ -117,6 +119,21 @@ def scores_table(summary: Mapping[str, Any]) -> list[str]:
         rows.append([name, kind, *_scores(b, after["tasks"][name], change["tasks"][name])])
     rows.append(["mean pass@1", "", *_scores(before, after, change)])
     return table(rows)
+
+
+def not_judged(summary: Mapping[str, Any]) -> list[str]:
+    """A line when some answers have no reward: they are no pass, which says nothing about them."""
+    before, after = (summary[when].get("not_judged", 0.0) for when in ("before", "after"))
+    if not before + after:
+        return []
+    why = reasons(summary["after"]) or reasons(summary["before"])
+    return [f"without a reward, and so no pass: {before:.1%} of the answers before, {after:.1%} after{why}"]
+
+
+def reasons(scores: Mapping[str, Any]) -> str:
+    """ " (the most frequent reason)"; "" when no reward failed."""
+    why = next(iter(scores.get("failures") or ()), "")
+    return f" ({shorten(why, 100)})" if why else ""
 
 
 def _scores(b: Mapping[str, Any], a: Mapping[str, Any], d: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import FINISH, REWARD, TASK, TOKEN, TRAJECTORY, TURN_TEXT
+from temper.columns import FINISH, OUTCOME, REWARD, TASK, TOKEN, TRAJECTORY, TURN_TEXT
 from temper.errors import UserError
 from temper.request import Request
 from temper.stage import Stage
@@ -64,10 +64,13 @@ class Evaluation:
             raise UserError("there are no tasks to evaluate on: the data is empty")
         if self.attempts < 1:
             raise UserError(f"an evaluation needs at least 1 attempt at each task, got {self.attempts}")
+        if self.every < 0:
+            raise UserError(f"eval_every must not be negative, got {self.every}")
         self.results: dict[str, dict[str, Any]] = {}
         self.passes: dict[str, list[list[bool]]] = {}
         self.examples: dict[str, list[tuple[str, float]]] = {}
         self.dropped: dict[str, int] = {}  # of the last evaluation: reason -> attempts
+        self.failed: dict[str, int] = {}  # the same of attempts that could not be judged
 
     def due(self, step: int, steps: int) -> bool:
         return step in (0, steps) or bool(self.every and step % self.every == 0)
@@ -77,7 +80,7 @@ class Evaluation:
         if not self.due(step, run.steps):
             return {}
         answers = await self.play(run)
-        scores = summarise(answers, self.threshold, self.trained)
+        scores = {**summarise(answers, self.threshold, self.trained), "failures": self.failed}
         for when in [w for w, s in (("before", 0), ("after", run.steps)) if s == step]:
             self.results[when] = scores
             self.passes[when] = [a.passed(self.threshold) for a in answers]
@@ -102,6 +105,7 @@ class Evaluation:
                 k.removeprefix("dropped/"): int(n) for k, n in run.counts.items() if k.startswith("dropped/")
             }
             run.counts = counts
+        self.failed = failures(groups)
         return [answers_of(g, t, self.attempts) for g, t in zip(groups, self.tasks)]
 
     def comparison(self) -> dict[str, Any]:
@@ -162,6 +166,12 @@ def unmoved(stages: Sequence[Any]) -> Iterator[None]:
         getattr(stage, "metrics", None)  # reading them starts the next step's afresh
 
 
+def failures(groups: Sequence[Batch | None]) -> dict[str, int]:
+    """{why an attempt has no reward: how many}, the most frequent first, at most five."""
+    why = Counter(o for g in groups if g is not None and OUTCOME in g for o in g[OUTCOME] if o != "ok")
+    return dict(why.most_common(5))
+
+
 def answers_of(group: Batch | None, task: Task, attempts: int) -> Answers:
     """The attempts of a played request; attempts that were dropped count as not judged."""
     if group is None:
@@ -194,6 +204,7 @@ def summarise(answers: Sequence[Answers], threshold: float, trained: Sequence[st
             },
             "maj@k": float(np.mean([majority(a, threshold) for a in mine])),
             "reward": float(np.nanmean([np.nan, *[r for a in mine for r in a.reward]])) if _any(mine) else None,
+            "not_judged": float(np.mean([r != r for a in mine for r in a.reward])),
             "mean_length": float(np.mean([n for a in mine for n in a.length])),
             "format_failures": float(np.mean([not f for a in mine for f in a.finished])),
             "tasks": len(mine),
@@ -204,6 +215,7 @@ def summarise(answers: Sequence[Answers], threshold: float, trained: Sequence[st
     return {
         "pass@1": float(np.mean([t["pass@1"] for t in tasks.values()])),
         "interval": bootstrap_mean(means, names),
+        "not_judged": float(np.mean([t["not_judged"] for t in tasks.values()])),
         "mean_length": float(np.mean([t["mean_length"] for t in tasks.values()])),
         "tasks": tasks,
     }

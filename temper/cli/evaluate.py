@@ -108,10 +108,10 @@ def build(
     from temper.parts.curricula import Shuffled
     from temper.parts.rewards import Rewards
     from temper.policy import Policy
-    from temper.rewards.load import reward_from
+    from temper.rewards.load import rewards_from
     from temper.run import Run
 
-    rewards = Rewards([reward_from(r) for r in judges], weights, timeout=timeout)
+    rewards = Rewards(rewards_from(judges), weights, timeout=timeout)
     rewards.check(tasks[:1])
     try:
         params = SamplingParams(**sampling)
@@ -133,14 +133,13 @@ async def play(run: Run) -> dict[str, Any]:
     with run.live():
         answers = await probe.play(run)
     scores = summarise(answers, probe.threshold)
-    judged = {k.rpartition("/")[2]: v for k, v in run.on_group[0].metrics.items() if "/outcome/" in k and v}  # type: ignore[attr-defined]
-    failed = {k: v for k, v in judged.items() if k != "ok"}
-    return {"avg@k": scores["pass@1"], "k": probe.attempts, **scores, "dropped": probe.dropped, "not_judged": failed}
+    more = {"dropped": probe.dropped, "failures": probe.failed}
+    return {"avg@k": scores["pass@1"], "k": probe.attempts, **scores, **more}
 
 
 def lines(scores: dict[str, Any]) -> list[str]:
     """The result as a table."""
-    from temper.console import table
+    from temper.console import reasons, table
 
     k = scores["k"]
     wide = [n for n in (1, 4, k) if str(n) in next(iter(scores["tasks"].values()))["pass@k"] and (n > 1)]
@@ -159,7 +158,7 @@ def lines(scores: dict[str, Any]) -> list[str]:
             "attempts that could not be played: " + ", ".join(f"{n} ({w})" for w, n in scores["dropped"].items())
         )
     if scores["not_judged"]:
-        out.append("answers without a reward: " + ", ".join(f"{n:.1%} {w}" for w, n in scores["not_judged"].items()))
+        out.append(f"without a reward, and so no pass: {scores['not_judged']:.1%} of the answers{reasons(scores)}")
     return out
 
 
