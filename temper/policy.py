@@ -36,6 +36,9 @@ class Policy:
     max_rows: int = 1024
 
     def __post_init__(self) -> None:
+        for name in ("token_budget", "max_rows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         self.version = 0
         self._learner: Any = None
         self._sampler: Any = None
