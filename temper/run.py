@@ -72,11 +72,14 @@ class Run:
     argv: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        attempts = getattr(self.curriculum, "attempts", None)
         for ok, why in (
             (self.steps >= 0, f"steps must not be negative, got {self.steps}"),
             (self.groups >= 1, f"groups must be at least 1, got {self.groups}"),
             (self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}"),
             (self.ahead >= 0, f"ahead must not be negative, got {self.ahead}"),
+            (self.save_every >= 0, f"save_every must not be negative, got {self.save_every}"),
+            (attempts is None or attempts >= 1, f"attempts must be at least 1, got {attempts}"),
             (bool(self.roles), "a run needs at least one role"),
         ):
             if not ok:
@@ -196,7 +199,10 @@ class Run:
 
     async def apply(self, stage: Stage, batch: Batch) -> Batch:
         with self.timed(getattr(stage, "kind", "stages")):
-            return await stage(batch)
+            made = await stage(batch)
+        if not isinstance(made, Batch):
+            raise UserError(f"stage {_title(stage)} returned {type(made).__name__}: it must return a batch, b.put(…)")
+        return made
 
     def update(self, update: Update, batch: Batch, step: int) -> dict[str, float]:
         with self.timed("update"):

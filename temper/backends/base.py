@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -114,6 +115,10 @@ class AdamW:
     weight_decay: float = 0.0
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate(0) < math.inf:
+            raise UserError(f"lr must be a finite number that is not negative; it begins at {self.rate(0):g}")
+
     def rate(self, step: int) -> float:
         return self.lr(step) if callable(self.lr) else self.lr
 
@@ -126,6 +131,10 @@ class Lora:
     alpha: int = 32
     targets: str | tuple[str, ...] = "all-linear"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"the rank of LoRA's adapters must be at least 1, got {self.rank}")
 
     @property
     def leaves_base(self) -> bool:

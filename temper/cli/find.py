@@ -103,7 +103,7 @@ def import_file(path: Path) -> Any:
         return worker.import_file(name, path)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = line_of(error, path)
         raise UserError(f"{path.name}{line} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}")
 

@@ -27,6 +27,12 @@ def resolve(model: str) -> str:
     if model in BUNDLED:
         return str(BUNDLED[model])
     path = Path(model).expanduser()
+    if path.is_file():
+        raise UserError(f"{model!r} is a file: give the directory that it is in")
+    if path.is_dir() and not any((path / f"{kind}config.json").exists() for kind in ("", "adapter_")):
+        inside = [path / p for p in ("model", "checkpoints/latest/model") if (path / p).is_dir()]
+        hint = f"did you mean {inside[0]}?" if inside else "it has no config.json"
+        raise UserError(f"{model!r} is no model directory: {hint}")
     if path.is_dir() or (model.count("/") == 1 and not model.startswith((".", "/", "~"))):
         return str(path) if path.is_dir() else model
     raise UserError(
@@ -184,8 +190,14 @@ def _peft() -> Any:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """ "auto" takes one GPU when there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    """ "auto" takes one GPU when there is one. UserError for a device that this machine does not have."""
+    found = torch.cuda.is_available()
+    if device.partition(":")[0] == "cuda" and not found:
+        raise UserError(f"no device {device!r}: torch finds no GPU here; leave it to auto, or say cpu")
+    try:
+        return torch.device(("cuda" if found else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:1 and so on")
 
 
 def save_model(module: Any, tokenizer: Any, folder: Path) -> None:

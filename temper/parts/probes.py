@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from temper.carrier import Batch
 from temper.columns import ENTROPY, LOGP
+from temper.errors import UserError
 from temper.request import Request
 from temper.tasks.task import Task
 
@@ -28,6 +29,8 @@ class HeldOutLoss:
     name: str = "eval"
 
     def __post_init__(self) -> None:
+        if self.every < 0:
+            raise UserError(f"eval_every must not be negative, got {self.every}")
         self.results: dict[str, dict[str, float]] = {}
 
     def due(self, step: int, steps: int) -> bool:

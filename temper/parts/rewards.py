@@ -52,6 +52,8 @@ class Rewards:
         self._weights = [1.0] * len(self._rewards) if self.weights is None else [float(w) for w in self.weights]
         if len(self._weights) != len(self._rewards):
             raise UserError(f"{len(self._weights)} reward weights for {len(self._rewards)} functions")
+        if not all(map(math.isfinite, self._weights)):
+            raise UserError(f"reward weights must be finite numbers, got {', '.join(map(str, self._weights))}")
         self._pool = Pool([r.reference for r in self._rewards], self.timeout, self.workers)
         self._failed = 0
         self._tallies = Tally(), Tally()  # of training, of evaluation

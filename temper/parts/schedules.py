@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from temper.errors import UserError
+
 Schedule = Callable[[int], float]
 
 
@@ -28,7 +30,7 @@ class Linear:
     steps: int
 
     def __call__(self, step: int) -> float:
-        return self.start + (self.end - self.start) * min(step / self.steps, 1.0)
+        return self.start + (self.end - self.start) * min(step / max(self.steps, 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Cosine:
     steps: int
 
     def __call__(self, step: int) -> float:
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * min(step / self.steps, 1.0))) / 2
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * min(step / max(self.steps, 1), 1.0))) / 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class WarmUp:
 
     then: Schedule | float
     steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise UserError(f"warmup must not be negative, got {self.steps}")
 
     def __call__(self, step: int) -> float:
         value = self.then(step) if callable(self.then) else self.then

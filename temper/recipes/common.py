@@ -15,7 +15,7 @@ from temper.parts.curricula import Shuffled
 from temper.parts.rewards import Rewards
 from temper.parts.schedules import Linear, WarmUp
 from temper.policy import Policy
-from temper.rewards.load import reward_from
+from temper.rewards.load import rewards_from
 from temper.run import Run
 from temper.tasks.task import Task
 
@@ -86,7 +86,7 @@ def post_train(
     seed           of everything that is drawn
     """
     train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
-    rewards = Rewards([reward_from(r) for r in (reward or default_reward(data, bundled))], weights, timeout=timeout)
+    rewards = Rewards(rewards_from(reward or default_reward(data, bundled)), weights, timeout=timeout)
     rewards.check([*train[:1], *held_out[:1]])
     peak = Linear(lr, 0.0, steps) if decay else lr
     policy = Policy(
@@ -123,11 +123,13 @@ def tasks_for(
     from temper.tasks import suites
     from temper.tasks.data import load_tasks
 
+    if eval_tasks < 0:
+        raise UserError(f"eval_tasks must not be negative, got {eval_tasks}")
     if data in suites.SUITES and eval_data is None:
         return suites.train_tasks(data, seed), suites.held_out_tasks(data, eval_tasks), True
     tasks = load_tasks(data)
     if eval_data is not None:
-        return tasks, load_tasks(eval_data, limit=eval_tasks), False
+        return tasks, load_tasks(eval_data, limit=eval_tasks) if eval_tasks else [], False
     if len(tasks) < 2 * eval_tasks:
         eval_tasks = len(tasks) // 5
     split = len(tasks) - eval_tasks

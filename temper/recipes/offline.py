@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from temper.backends.base import AdamW, Lora
 from temper.envs.conversations import Conversations, Dialogue
+from temper.errors import UserError
 from temper.method import Method
 from temper.objective import Update
 from temper.parts.curricula import Shuffled
@@ -88,6 +89,8 @@ def split(data: str, eval_data: str | None, eval_tasks: int) -> tuple[Sequence[T
     """(rows to train on, held-out rows: at most `eval_tasks`, at most a fifth of data without eval_data)."""
     from temper.tasks.data import load_tasks
 
+    if eval_tasks < 0:
+        raise UserError(f"eval_tasks must not be negative, got {eval_tasks}")
     tasks = load_tasks(data)
     if eval_data is not None:
         return tasks, load_tasks(eval_data, limit=eval_tasks) if eval_tasks else []

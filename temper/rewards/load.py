@@ -6,8 +6,9 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def reward_from(spec: str, style: str | None = None) -> Reward:
     return Reward(found, name="" if inspect.isroutine(found) else name, style=style)
 
 
+def rewards_from(specs: Iterable[str]) -> list[Reward]:
+    """`reward_from` each; functions of one name are called FILE.name. UserError for one that is given twice."""
+    specs = list(specs)
+    named = {spec: reward_from(spec) for spec in specs}
+    twice = next((s for s in specs if specs.count(s) > 1), None)
+    if twice:
+        raise UserError(f"the reward {twice} is given twice: give it once, with a weight of 2")
+    times = Counter(r.name for r in named.values())
+    return [r if times[r.name] == 1 else replace(r, name=f"{_stem(s)}.{r.name}") for s, r in named.items()]
+
+
+def _stem(spec: str) -> str:
+    where = spec.rpartition(":")[0]
+    return Path(where).stem if where.endswith(".py") else where
+
+
 def _unknown_bundled(spec: str) -> UserError:
     if spec.endswith(".py"):
         return UserError(f"name the function in the file: {spec}:FUNCTION")
@@ -81,7 +98,7 @@ def _from_file(path: Path) -> Any:
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     try:
         return import_file(name, path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path.name} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}")
 
 

@@ -202,8 +202,19 @@ def _hub(name: str, config: str | None, split: str, limit: int | None, keys: Key
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{name!r} is neither a file here nor a data set that could be loaded: {_line(error)}")
+        raise UserError(
+            f"{name!r} is neither a file here nor a data set that could be loaded{_near(name)}: {_line(error)}"
+        )
     return _tasks(enumerate(found, 1), name, "row {}", f"{where.rpartition('/')[2]}/{split}", limit, keys)
+
+
+def _near(name: str) -> str:
+    """ " (did you mean …?)": bundled suites, and files here."""
+    from temper.tasks.suites import SUITES
+
+    files = [p.name for p in Path().iterdir() if p.suffix in _READERS]
+    near = difflib.get_close_matches(name, [*SUITES, *files], n=2, cutoff=0.7)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _perhaps_gym(name: str) -> None:

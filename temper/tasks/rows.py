@@ -100,6 +100,7 @@ def look_up(row: Row, key: str) -> Any:
 
 def _prompt_value(value: Any, name: str) -> str | Messages:
     if isinstance(value, str):
+        _whole(value, name)
         if not value.strip():
             raise Malformed(f"{name} is empty")
         return value
@@ -110,6 +111,7 @@ def _messages(value: Any, name: str) -> Messages:
     """A non-empty list of messages."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise Malformed(f"{name} must be text or a list of messages, got {type(value).__name__}")
+    _whole(str(value), name)
     for message in value:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             raise Malformed(f'{name} must hold messages with "role" and "content", got {str(message)[:60]}')
@@ -144,9 +146,18 @@ def _answer(row: Row, key: str | None) -> Any:
 
 
 def _text(answer: Any) -> str | None:
-    if answer is None or isinstance(answer, str):
-        return answer
-    return json.dumps(answer, ensure_ascii=False, default=str) if isinstance(answer, list | dict) else str(answer)
+    if isinstance(answer, list | dict):
+        return json.dumps(answer, ensure_ascii=False, default=str)
+    return None if answer is None else _whole(str(answer), "the answer")
+
+
+def _whole(text: str, name: str) -> str:
+    """Malformed for half a character (a lone surrogate, as JSON may spell it): no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{name} holds half a character (\\u{ord(text[error.start]):04x}): put \\ufffd in its place")
+    return text
 
 
 def _source(row: Row, source: str) -> str:

@@ -138,6 +138,26 @@ def test_a_dry_run_loads_and_writes_nothing(temper: Temper, monkeypatch: pytest.
         ("run grpo --steps many", "--steps wants a whole number, not 'many'"),
         ("run grpo --steps -1 --dry-run", "steps must not be negative, got -1"),
         ("run grpo --temperature -1 --dry-run", "temperature must not be negative"),
+        ("run grpo --attempts 0 --dry-run", "attempts must be at least 1, got 0"),
+        ("run grpo --lr -1 --dry-run", "lr must be a finite number that is not negative"),
+        ("run grpo --lr nan --dry-run", "lr must be a finite number that is not negative"),
+        ("run grpo --warmup -1 --dry-run", "warmup must not be negative, got -1"),
+        ("run grpo --eval-every -1 --dry-run", "eval_every must not be negative, got -1"),
+        ("run grpo --eval-tasks -1 --dry-run", "eval_tasks must not be negative, got -1"),
+        ("run grpo --save-every -1 --dry-run", "save_every must not be negative, got -1"),
+        ("run grpo --token-budget 0 --dry-run", "token_budget must be at least 1, got 0"),
+        ("run grpo --max-rows 0 --dry-run", "max_rows must be at least 1, got 0"),
+        ("run grpo --lora -4 --dry-run", "must be at least 1, got -4"),
+        ("run grpo --threads -1 --dry-run", "--threads must not be negative, got -1"),
+        ("run grpo --weights nan --dry-run", "reward weights must be finite numbers"),
+        ("run grpo --device tpu --out x", "unknown device 'tpu'"),
+        ("run grpo --model good.jsonl --out x", "'good.jsonl' is a file"),
+        ("run grpo --model . --out x", "'.' is no model directory: it has no config.json"),
+        ("run sft --data good.jsonl --eval-tasks -1 --dry-run", "eval_tasks must not be negative"),
+        ("run grpo --data half.jsonl --reward exact_match", "half.jsonl, line 1: question holds half a character"),
+        ("run grpo --data good.jsonl --reward exact_match --reward exact_match", "exact_match is given twice"),
+        ("run leaving.py", "leaving.py (line 1) cannot be imported: SystemExit"),
+        ("run grpo --data good.jsonl --reward leaving.py:f", "leaving.py cannot be imported: SystemExit"),
         ("run grpo --data nothere.jsonl --reward exact_match", "no file nothere.jsonl"),
         ("run grpo --data rg:chain_summ --dry-run", "chain_sum"),
         ("run grpo --data bad.jsonl --reward exact_match", "bad.jsonl, line 2"),
@@ -172,6 +192,8 @@ def test_a_users_mistake_is_one_line(temper: Temper, line: str, why: str) -> Non
     Path("failing.py").write_text("\nimport nothing_of_this_name\n\ndef failing():\n    pass\n")
     Path("two.py").write_text("def one():\n    return 1\n\n\ndef other(x: int):\n    del x\n    return 1 / 0\n")
     Path("none.py").write_text("x = 1\n")
+    Path("half.jsonl").write_text('{"question": "a \\ud83e b", "answer": "2"}\n')
+    Path("leaving.py").write_text("raise SystemExit(5)\ndef leaving():\n    pass\n")
     assert why in temper(*line.split()).error
 
 
@@ -189,6 +211,34 @@ def test_an_interrupted_run_says_how_it_goes_on(temper: Temper, mine: str) -> No
     done = temper("run", mine, "--breaks", "interrupt", *SHORT, "--out", "here")
     assert done.status == 130
     assert done.err == "temper: interrupted; continue with: temper run --resume here\n"
+
+
+def test_a_resumption_that_fails_leaves_the_run_as_it_was(temper: Temper, toy_model: str) -> None:
+    Path("good.jsonl").write_text('{"question": "1 + 1 =", "answer": "2"}\n' * 4)
+    sizes = ("--attempts", "2", "--max-tokens", "4", "--eval-tasks", "0", "--data", "good.jsonl")
+    done = temper("run", "grpo", "--model", toy_model, "--out", "x", *SHORT, *sizes, "--reward", "exact_match")
+    assert done.status == 0, done
+    before = Path("x/run.json").read_text()
+    assert "does not fit this run" in temper("run", "--resume", "x", "--steps", "2", "--model", TINY).error
+    assert Path("x/run.json").read_text() == before
+    assert temper("run", "--resume", "x", "--steps", "2", "--threads", "1").status == 0
+
+
+def test_a_damaged_run_directory_says_how_it_goes_on(temper: Temper, mine: str) -> None:
+    assert temper("run", mine, "--out", "x", *SHORT[2:], "--steps", "2", "--save-every", "1").status == 0
+    Path("x/run.json").write_text("{")
+    assert "x/run.json does not say what was run" in temper("run", "--resume", "x").error
+    assert temper("run", mine, "--resume", "x", *SHORT[2:], "--steps", "3", "--save-every", "1").status == 0
+    for name in ("training.pt", "state.pt"):
+        Path("x/checkpoints/latest", name).write_bytes(b"junk")
+        why = temper("run", "--resume", "x", "--steps", "4").error
+        assert f"step_3/{name} is damaged" in why and "ln -sfn step_2 x/checkpoints/latest" in why
+    Path("x/checkpoints/latest").unlink()
+    Path("x/checkpoints/step_3/state.pt").unlink()
+    resumed = temper("run", "--resume", "x", "--steps", "3")
+    assert resumed.status == 0 and "resumed at step 2" in resumed.out
+    Path("x/metrics.jsonl").write_text("junk\n")
+    assert "x/metrics.jsonl is damaged" in temper("run", "--resume", "x", "--steps", "4").error
 
 
 def test_debugging_shows_the_traceback(temper: Temper, mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
