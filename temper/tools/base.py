@@ -61,11 +61,14 @@ class Tool(Protocol):
     ends a call that takes too long (and knows what was waiting in a queue).
     """
 
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
 
-    async def __call__(self, **arguments: Any) -> Result: ...
+    async def __call__(self, *none: Any, **arguments: Any) -> Result: ...
 
 
 def schema(tool: Tool) -> dict[str, Any]:

@@ -48,12 +48,11 @@ def main(seconds: float = 5.0, at_once: int = 8) -> None:
         cost = (_cpu() - before) / len(times) * 1e3
         mode = "persistent" if persistent else "one-shot"
         p50, p99 = times[len(times) // 2] * 1e3, times[int(len(times) * 0.99)] * 1e3
-        print(
-            f"{mode:10} {rate:7.0f} calls/s   p50 {p50:.1f} ms   p99 {p99:.1f} ms   {cost:.1f} CPU ms a call   {dict(box.counts)}"
-        )
+        print(f"{mode:10} {rate:6.0f} calls/s, each {cost:.2f} ms of CPU, {p50:.1f} ms (p50), {p99:.1f} ms (p99)")
+        print(f"{'':10} {dict(box.counts)}")
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"{at_once} callers, {len(os.sched_getaffinity(0))} cores, load {load}")
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:3]))
+    main(float((sys.argv[1:2] or [5])[0]), int((sys.argv[2:3] or [8])[0]))

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
@@ -75,11 +74,12 @@ class Interpreter:
 
     def __init__(self, server: Server, number: int, channel: socket.socket, output: int):
         self.server, self.number, self.channel, self.output = server, number, channel, output
+        self.process = server.process
         self.ready = False
         self.closed = False
 
     async def run(self, code: str, seconds: float) -> Answer:
-        """Fault only when the process failed before it was given the code."""
+        """Fault when the process failed before it was given the code, or its server ended."""
         await self._begin()
         nonce, body = secrets.token_bytes(16), code.encode("utf-8", "replace")
         os.ftruncate(self.output, 0)
@@ -94,6 +94,9 @@ class Interpreter:
         text = self._read()
         if len(reply) != 17 or reply[:16] != nonce:
             self.close()
+            await asyncio.sleep(0.02)  # if the server ended, that is visible now
+            if self.process is None or self.process.poll() is not None:
+                raise Fault("the fork server ended")
             return Answer(text, "tool error", False)
         return Answer(text, "ok" if reply[16] == 0 else "tool error", True)
 
@@ -113,7 +116,8 @@ class Interpreter:
         """The reply; shorter than 17 bytes when the process ended. A reply that was there before counts as an end."""
         loop, reply = asyncio.get_running_loop(), b""
         try:
-            if select.select([self.channel], [], [], 0)[0]:
+            with contextlib.suppress(BlockingIOError):
+                self.channel.recv(1)
                 return b""
             await loop.sock_sendall(self.channel, frame)
             while len(reply) < 17 and (part := await loop.sock_recv(self.channel, 17 - len(reply))):
@@ -128,6 +132,7 @@ class Interpreter:
         if size <= 2 * OUTPUT_BYTES:
             return os.pread(self.output, size, 0).decode("utf-8", "replace")
         head, tail = (os.pread(self.output, OUTPUT_BYTES, at) for at in (0, size - OUTPUT_BYTES))
+        os.ftruncate(self.output, 0)  # gives the memory back
         missing = f"\n[… {size - 2 * OUTPUT_BYTES} bytes left out …]\n"
         return head.decode("utf-8", "replace") + missing + tail.decode("utf-8", "replace")
 
@@ -150,7 +155,7 @@ class Server:
     def __init__(self, limits: Limits, *, packages: tuple[str, ...] = (), echo: bool = True, spares: int = 2):
         self.limits, self.packages, self.echo, self.spares = limits, packages, echo, spares
         self.report: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._root = ""
         self._count = 0
@@ -158,7 +163,7 @@ class Server:
 
     def interpreter(self) -> Interpreter:
         """A new one, or a spare one that has run nothing yet. Blocks only while the server starts."""
-        if self._process is None or self._process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             self.close()
             self._start()
         one = self._ready.popleft() if self._ready else self._make()
@@ -174,7 +179,7 @@ class Server:
 
     def close(self) -> None:
         """End every interpreter and the server. It starts again when it is needed."""
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         control, self._control = self._control, None
         self._ready.clear()
         if control is not None:
@@ -191,20 +196,20 @@ class Server:
 
     def _make(self) -> Interpreter:
         assert self._control is not None
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        output = os.memfd_create("output")
-        os.set_inheritable(output, False)
         self._count += 1
         try:
-            _append_only(output)
-            socket.send_fds(self._control, [b"+%d" % self._count], [theirs.fileno(), output])
-        except OSError as error:
-            os.close(output)
-            ours.close()
-            raise Fault(f"the fork server does not answer: {error}") from None
-        finally:
-            theirs.close()
+            with contextlib.ExitStack() as failed:
+                ours, theirs = socket.socketpair()
+                failed.callback(ours.close)
+                with theirs:
+                    ours.setblocking(False)
+                    output = os.memfd_create("output")
+                    failed.callback(os.close, output)
+                    _append_only(output)
+                    socket.send_fds(self._control, [b"+%d" % self._count], [theirs.fileno(), output])
+                failed.pop_all()
+        except OSError as error:  # too many open files, or the server has ended
+            raise Fault(f"no interpreter can be made: {error}") from None
         return Interpreter(self, self._count, ours, output)
 
     def _start(self) -> None:
@@ -214,7 +219,7 @@ class Server:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = json.dumps(self._settings(theirs.fileno()))
         command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(Path(__file__).parents[2]), settings]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command,
             env=_ENVIRONMENT,
             cwd="/",
@@ -228,18 +233,18 @@ class Server:
         self._await_report()
 
     def _await_report(self) -> None:
-        assert self._control is not None and self._process is not None and self._process.stderr is not None
+        assert self._control is not None and self.process is not None and self.process.stderr is not None
         self._control.settimeout(START_SECONDS)
         try:
             data = self._control.recv(65536)
         except OSError:
             data = b""
         if not data:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            said = self._process.stderr.read(4000).decode("utf-8", "replace").strip().splitlines()
+            os.killpg(self.process.pid, signal.SIGKILL)
+            said = self.process.stderr.read(4000).decode("utf-8", "replace").strip().splitlines()
             self.close()
             raise UserError(f"the fork server of the Python tool did not start: {said[-1] if said else 'no reason'}")
-        self._process.stderr.close()
+        self.process.stderr.close()
         self.report = json.loads(data)
         if not self.report["files"].startswith("own") and self.report["landlock"] == "none":
             self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -272,6 +273,27 @@ def test_memory_of_others_is_out_of_reach(run: Run) -> None:
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_VSOCK"])
 def test_no_sockets(run: Run, family: str) -> None:
     assert denied(run(f"import socket\nsocket.socket(socket.{family})"))
+
+
+def test_socket_pairs_lead_nowhere(run: Run, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "s"))
+        code = "import socket\na, b = socket.socketpair(socket.AF_UNIX, socket.{})\na.sendto(b'x', {!r})"
+        for kind in ("SOCK_DGRAM", "SOCK_SEQPACKET", "SOCK_STREAM"):
+            assert run(code.format(kind, str(tmp_path / "s"))).outcome == "tool error"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(1)
+
+
+def test_no_signals_by_way_of_a_descriptor(run: Run) -> None:
+    code = f"import fcntl\nfcntl.fcntl(3, fcntl.F_SETSIG, 9)\nfcntl.fcntl(3, fcntl.F_SETOWN, {os.getpid()})"
+    assert denied(run(code))
+    assert denied(run(f"import fcntl, struct\nfcntl.ioctl(3, 0x8901, struct.pack('i', {os.getpid()}))"))
+
+
+def test_output_cannot_be_sealed(run: Run) -> None:
+    assert denied(run("import fcntl\nfcntl.fcntl(1, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)"))
 
 
 def test_no_download(run: Run) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import time
 from collections.abc import Callable
 
@@ -123,11 +125,41 @@ def test_a_dead_server_is_replaced(python: Python) -> None:
     tool = Python()
     try:
         assert asyncio.run(tool(code="1")).outcome == "ok"
-        assert tool.server._process is not None
-        tool.server._process.kill()
-        tool.server._process.wait()
+        assert tool.server.process is not None
+        tool.server.process.kill()
+        tool.server.process.wait()
         assert asyncio.run(tool(code="1")).outcome == "ok"
     finally:
+        tool.close()
+
+
+def test_a_server_that_ends_during_a_call_is_a_fault(python: Python) -> None:
+    tool = Python()
+
+    async def play() -> Result:
+        task = asyncio.create_task(Toolbox([tool]).run(Call("python", {"code": "while True: pass"})))
+        await asyncio.sleep(0.2)
+        assert tool.server.process is not None
+        tool.server.process.kill()
+        return await task
+
+    try:
+        assert asyncio.run(play()).outcome == "fault"
+    finally:
+        tool.close()
+
+
+def test_no_more_open_files_is_a_fault(python: Python) -> None:
+    tool = Python()
+    tool.server.interpreter().close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    tool.server._ready.clear()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, hard))
+    try:
+        with pytest.raises(Fault, match="no interpreter can be made"):
+            tool.server.interpreter()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         tool.close()
 
 

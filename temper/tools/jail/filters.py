@@ -14,6 +14,10 @@ _CEILING = 462  # mseal: later calls are unknown here
 _X32 = 0x40000000
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE3, _CLONE_THREAD = 435, 0x10000
+# Signals to others by way of a descriptor's owner: fcntl(F_SETOWN, F_SETOWN_EX), ioctl(FIOSETOWN, SIOCSPGRP)
+_OWNERS = {"fcntl": ((72, 25), (8, 15)), "ioctl": ((16, 29), (0x8901, 0x8902))}
+# Pairs of datagram sockets can send to any address; pairs of streams only to one another
+_SOCKETPAIR, _STREAM = (53, 199), 1
 _EPERM, _ENOSYS = 1, 38
 # name: (x86_64, aarch64); None where there is no such call; one number since Linux 5.1
 _REFUSED: dict[str, tuple[int | None, int | None] | int] = {
@@ -68,12 +72,27 @@ def program(*, threads: bool, view: bool, pids: bool) -> bytes:
     code += [_equal(_CLONE3, 0, 1), _refuse(_ENOSYS)]  # the C library then tries clone
     for one in every:
         code += [] if one is None else [_equal(one, 0, 1), _refuse(_EPERM)]
+    code += _by_argument(column)
     code += [_equal(_CLONE[machine], 0, 3), _load(16), _has(_CLONE_THREAD, 1 if threads else 0, 0), _refuse(_EPERM)]
     return b"".join([*code, _give(0x7FFF0000)])
 
 
+def _by_argument(column: int) -> list[bytes]:
+    """Calls that are refused for some values of their second argument; each block ends the program."""
+    code = [_equal(_SOCKETPAIR[column], 0, 5), _load(24), _and(0xF), _equal(_STREAM, 0, 1), _give(0x7FFF0000)]
+    code += [_refuse(_EPERM)]
+    for numbers, (one, other) in _OWNERS.values():
+        code += [_equal(numbers[column], 0, 5), _load(24), _equal(one, 1, 0), _equal(other, 0, 1), _refuse(_EPERM)]
+        code += [_give(0x7FFF0000)]
+    return code
+
+
 def _load(offset: int) -> bytes:
     return struct.pack("<HBBI", 0x20, 0, 0, offset)
+
+
+def _and(bits: int) -> bytes:
+    return struct.pack("<HBBI", 0x54, 0, 0, bits)
 
 
 def _equal(value: int, yes: int, no: int) -> bytes:

@@ -9,6 +9,7 @@ It holds nothing worth stealing: an empty environment, no file of the run, no ot
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -86,7 +87,7 @@ def _fork_away() -> None:
     if pid == 0:
         kernel.die_with_parent()
         return
-    os.closerange(0, 4096)
+    os.closerange(0, 1 << 20)
     os.waitpid(pid, 0)
     os._exit(0)
 
@@ -111,6 +112,7 @@ class Keeper:
         self.control, self.settings, self.report = control, settings, report
         self.children: dict[int, tuple[int, str]] = {}
         self.view = report["files"].startswith("own")
+        self.program = seal.program(settings, report)
 
     def serve(self) -> None:
         """Until the pool closes its end."""
@@ -138,7 +140,8 @@ class Keeper:
         if message[:1] == b"-":
             self._kill(number)
         else:
-            self._make(number, *fds)
+            with contextlib.suppress(OSError):  # no memory, no more processes: the pool sees its channel closed
+                self._make(number, *fds)
         for fd in fds:
             os.close(fd)
         return True
@@ -179,8 +182,8 @@ class Keeper:
             stream = os.fdopen(fd, mode, buffering=1)  # by line: what was printed is there after a deadline, too
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
-        sys.argv[:] = [""]
-        seal.seal(self.settings, self.report, scratch)
+        sys.argv[:] = sys.orig_argv[:] = [""]
+        seal.seal(self.settings, self.report, scratch, self.program)
         for name in [n for n in sys.modules if n.partition(".")[0] == "temper"]:
             del sys.modules[name]
         cell.live(self.settings["echo"])

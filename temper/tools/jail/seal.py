@@ -18,7 +18,7 @@ def descriptors(channel: int, output: int) -> None:
     for target, fd in zip((CHANNEL, 1, 0), high, strict=True):
         os.dup2(fd, target)
     os.dup2(1, 2)
-    os.closerange(CHANNEL + 1, 4096)
+    os.closerange(CHANNEL + 1, 1 << 20)
 
 
 def _above(*fds: int) -> list[int]:
@@ -42,14 +42,19 @@ def limits(settings: dict[str, Any]) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def seal(settings: dict[str, Any], report: dict[str, str], scratch: str) -> None:
+def program(settings: dict[str, Any], report: dict[str, str]) -> bytes:
+    """The filter of system calls that `seal` installs."""
+    view, pids = report["files"].startswith("own"), report["processes"].startswith("own")
+    return filters.program(threads=settings["threads"], view=view, pids=pids)
+
+
+def seal(settings: dict[str, Any], report: dict[str, str], scratch: str, calls: bytes) -> None:
     """Everything that the report says is in force; OSError when one of them cannot be had."""
     os.environ.clear()
     limits(settings)
-    view, pids = report["files"].startswith("own"), report["processes"].startswith("own")
-    if view or os.geteuid() == 0:
+    if report["processes"].startswith("own") or os.geteuid() == 0:
         kernel.drop_capabilities()
     kernel.no_new_privileges()
     if report["landlock"].startswith("version"):
         landlock.restrict([p for p in settings["readable"] if os.path.exists(p)], scratch)
-    kernel.filter_calls(filters.program(threads=settings["threads"], view=view, pids=pids))
+    kernel.filter_calls(calls)
