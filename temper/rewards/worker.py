@@ -11,16 +11,15 @@ an empty input and an output that is thrown away. A frame is an 8-byte length an
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import importlib.util
 import inspect
 import os
 import pickle
+import select
 import signal
 import struct
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +47,7 @@ def serve(source: int, sink: int) -> None:
     global INSIDE
     INSIDE = True
     setup = pickle.loads(read_frame(source))
-    die_with(setup["parent"])
+    die_with(setup["parent"], source, sink)
     try:
         sys.path[:] = setup["path"]
         for name, file in setup["modules"]:
@@ -177,21 +176,29 @@ def pack(content: Any) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-def die_with(parent: int) -> None:
-    """End this process when its parent ends, however that happens, even inside a call that never returns."""
+def die_with(parent: int, source: int, sink: int) -> None:
+    """End this process and what its functions start when the parent ends, however that happens, even inside a call that
+    never returns: a copy of this process does nothing but wait for it."""
+    me = os.getpid()
+    if os.fork():
+        return
     try:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux
-    except (AttributeError, OSError):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(1)
+        os.close(sink)
+        hung = select.poll()
+        hung.register(source, 0)  # only that the other end is closed
+        while os.getppid() == me:
+            if hung.poll(1000) or not _alive(parent):
+                os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
-def _watch(parent: int) -> None:
-    """Elsewhere than on Linux: look once a second."""
-    while os.getppid() == parent:
-        threading.Event().wait(1.0)
-    os.killpg(0, signal.SIGKILL)
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def main() -> None:

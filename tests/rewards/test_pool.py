@@ -155,15 +155,16 @@ def test_a_worker_does_not_import_torch():
     assert judge(functions.imported, ["x"]) == [Verdict(0.0)]
 
 
-def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+def test_workers_and_what_they_started_die_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent("""
-            import asyncio, os, sys, time
+            import asyncio, os, subprocess, sys, time
             from pathlib import Path
 
             def hang(completion):
-                Path(__file__).with_name("worker").write_text(str(os.getpid()))
+                child = subprocess.Popen(["sleep", "600"])
+                Path(__file__).with_name("worker").write_text(f"{os.getpid()} {child.pid}")
                 time.sleep(600)
 
             if __name__ == "__main__":
@@ -182,7 +183,7 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     finally:
         parent.kill()
         parent.wait()
-    assert gone(int(note.read_text()), seconds=3)
+    assert all(gone(int(pid), seconds=3) for pid in note.read_text().split())
 
 
 def test_a_script_that_starts_a_run_when_imported_is_told_so(tmp_path):
