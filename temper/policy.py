@@ -11,6 +11,7 @@ from temper import streams
 from temper.backends.base import AdamW, Learner, Lora, Sampler, SamplingParams
 from temper.episode import Completion
 from temper.errors import UserError
+from temper.models.render import renderer_of
 
 
 @dataclass
@@ -143,15 +144,15 @@ class Seat:
         return self.policy.tokenizer
 
     def chat(self, messages: Sequence[dict[str, Any]], **options: Any) -> tuple[int, ...]:
-        """Ids of the messages and the opening of the assistant's turn, by the tokenizer's own template."""
+        """Ids of the messages and the opening of the assistant's turn, by the tokenizer's own template.
+
+        Control tokens that a user's or a tool's text spells stay text.
+        """
+        render = renderer_of(self.tokenizer)
         try:
-            out = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
-            )
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the chat template of {self.policy.model!r} refuses these messages: {first}")
-        return tuple(out)
+            return render.ids(render.text(messages, **options), first=True)
+        except UserError as error:
+            raise UserError(str(error).replace("template", f"template of {self.policy.model!r}", 1))
 
     async def sample(self, ids: Sequence[int], **overrides: Any) -> Completion:
         """Continue `ids`; overrides are fields of SamplingParams (stop=…, max_tokens=…, allowed=…)."""

@@ -62,16 +62,23 @@ class Chat:
         """The ids that the model has in context."""
         return self.record.context(self.members[-1]) if self.members else ()
 
-    def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Render the beginning. Raises Drop when it leaves no room for an answer."""
+    def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Render the beginning, or a fresh context in the middle of an episode. False when it leaves no room.
+
+        Raises Drop where that is so at once: then there is no policy's turn to judge.
+        """
         if tools:
             self.options["tools"] = tools
         self._messages = list(messages)
         text = self.render.text(self._messages, **self.options)
         ids = self.render.ids(text, first=True)
         if len(ids) >= self.longest:
-            raise Drop("prompt too long")
+            if not self.said:
+                raise Drop("prompt too long")
+            self.finish = CONTEXT
+            return False
         self._add(ids, -1, text, messages[-1:])
+        return True
 
     async def say(self, until: Until | None = None, **overrides: Any) -> Completion | None:
         """The policy's turn, None when it is over. With `until` it is cut at the token that completes that much text.

@@ -75,11 +75,8 @@ class TextArena:
         return record.episode()
 
     async def _move(self, chat: Chat, messages: list[dict[str, Any]]) -> str | None:
-        if not chat.may_go_on():
-            return None
-        if self.fresh or not chat.said:
-            chat.start(messages)
-        elif not chat.observe(messages):
+        begin = chat.start if self.fresh or not chat.said else chat.observe
+        if not chat.may_go_on() or not begin(messages):
             return None
         said = await chat.say()
         return None if said is None else said.text

@@ -64,6 +64,10 @@ class ToolUse:
     parse: Parse = hermes
     closing: str = CLOSING
     role: str = "solver"
+    tools: tuple[str, ...] = field(init=False)  # names, for the record of the run
+
+    def __post_init__(self) -> None:
+        self.tools = tuple(self.toolbox.tools)
 
     @property
     def roles(self) -> tuple[str, ...]:
