@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class LocalSampler:
     max_rows  sequences decoded at once; more wait
     """
 
+    streams = True  # `sample` takes `heard`
+
     def __init__(self, module: Any, tokenizer: Any, *, max_rows: int = 1024, autocast: torch.dtype | None = None):
         self.module, self.tokenizer = module, tokenizer
         self.max_rows, self.autocast = max_rows, autocast
@@ -54,8 +57,13 @@ class LocalSampler:
         served = ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
         return Ack(version, fingerprint(served))
 
-    async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
-        """Continue `ids`; ContextFull when they fill the context, ValueError for ids that the model does not have."""
+    async def sample(
+        self, ids: tuple[int, ...], params: SamplingParams, heard: Callable[[int], None] | None = None
+    ) -> Completion:
+        """Continue `ids`; ContextFull when they fill the context, ValueError for ids that the model does not have.
+
+        heard  is called with every token as it is drawn, but not with the one that ends the answer
+        """
         if len(ids) >= self.context:
             raise ContextFull(f"a context of {len(ids)} tokens leaves no room in a model of {self.context} positions")
         if not ids:
@@ -63,7 +71,7 @@ class LocalSampler:
         strange = [i for i in (*ids, *(params.allowed or ())) if not 0 <= i < self.vocabulary]
         if strange:
             raise ValueError(f"token id {strange[0]} is outside the model's vocabulary of {self.vocabulary}")
-        request = _Request(tuple(ids), params, asyncio.get_running_loop().create_future(), self.version)
+        request = _Request(tuple(ids), params, asyncio.get_running_loop().create_future(), self.version, heard)
         self._waiting.append(request)
         if self._driver is None or self._driver.done():
             self._driver = asyncio.get_running_loop().create_task(self._drive())
@@ -160,6 +168,7 @@ class _Request:
     params: SamplingParams
     future: asyncio.Future[Completion]
     version: int
+    heard: Callable[[int], None] | None = None
     drawn: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     support: list[tuple[int, ...] | None] = field(default_factory=list)
@@ -180,6 +189,8 @@ class _Request:
         self.drawn.append(token)
         self.logp.append(logp)
         self.support.append(support)
+        if self.heard is not None and token not in self.ends:
+            self.heard(token)
         done = token in self.ends or self._stopped(sampler.tokenizer)
         if done or len(self.drawn) >= self.limit:
             self._finish("stop" if done else "length", sampler.tokenizer)

@@ -67,16 +67,23 @@ class Writer:
         start = {"role": "assistant", "content": ""}
         return [self._event([{"index": i, "delta": start, "finish_reason": None}]) for i in range(self.asked.n)]
 
-    def chunks(self, index: int, c: Choice) -> list[bytes]:
-        """The events of one choice: its text, its calls, its end with the ids."""
+    def piece(self, index: int, text: str) -> bytes:
+        """An event in the middle of a choice."""
+        said = {"delta": {"content": text}} if self.asked.chat else {"text": text}
+        return self._event([{"index": index, **said, "finish_reason": None, "logprobs": None}])
+
+    def chunks(self, index: int, c: Choice, sent: str = "") -> list[bytes]:
+        """The events that end a choice: the text that was not sent yet, its calls, its end with the ids."""
+        rest = c.text[len(sent) :] if c.text.startswith(sent) else ""
         logprobs = self._logprobs(c)
         end: dict[str, Any] = {"index": index, "finish_reason": c.finish, "logprobs": None,
                                "token_ids": list(c.said.ids), "prompt_token_ids": list(self.prompt.ids)}  # fmt: skip
         if not self.asked.chat:
-            middle = {"index": index, "text": c.text, "finish_reason": None, "logprobs": logprobs}
+            middle = {"index": index, "text": rest, "finish_reason": None, "logprobs": logprobs}
             return [self._event([middle]), self._event([{**end, "text": ""}])]
-        deltas: list[dict[str, Any]] = [{"content": c.message["content"]}] if c.message["content"] else []
         calls = c.message.get("tool_calls", [])
+        content = c.message["content"] if calls else rest
+        deltas: list[dict[str, Any]] = [{"content": content}] if content else []
         deltas += [{"tool_calls": [{"index": k, **call}]} for k, call in enumerate(calls)]
         deltas = deltas or [{"content": ""}]
         rows = [{"index": index, "delta": d, "finish_reason": None, "logprobs": None} for d in deltas]

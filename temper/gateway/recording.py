@@ -16,7 +16,7 @@ from temper.gateway import asked as asked_
 from temper.gateway.asked import Asked
 from temper.gateway.errors import ApiError
 from temper.gateway.render import Renderer
-from temper.gateway.sessions import Prompt, checked, ids_of
+from temper.gateway.sessions import Heard, Prompt, checked, ids_of
 from temper.policy import Seat
 
 
@@ -74,7 +74,7 @@ class Recording:
             self.full = self.full or error.code == "context_length_exceeded"
             raise
 
-    async def sample(self, prompt: Prompt, asked: Asked, n: int) -> Completion:
+    async def sample(self, prompt: Prompt, asked: Asked, n: int, heard: Heard | None = None) -> Completion:
         return await self.seat.sample(prompt.ids, **self._params(asked))
 
     def note(self, prompt: Prompt, asked: Asked, said: Completion, message: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import ipaddress
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from temper.backends.base import ContextFull
@@ -18,9 +18,11 @@ from temper.gateway.answers import Choice, Writer, choice
 from temper.gateway.asked import Asked
 from temper.gateway.errors import ApiError, too_long
 from temper.gateway.http import Limits, Request, Response, Server
-from temper.gateway.sessions import Prompt, Session
+from temper.gateway.pieces import Pieces
+from temper.gateway.sessions import Heard, Prompt, Session
 
 HEARTBEAT = 5.0  # seconds of silence in a stream before a comment says that somebody is at work
+SILENCE = (-1, -1)
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -121,9 +123,12 @@ class Gateway:
         if name not in LOCAL and not loopback(name.strip("[]")):
             raise ApiError(403, f"this server is not {name[:100]!r}")
 
-    async def _choices(self, session: Session, asked: Asked, prompt: Prompt) -> list[Choice]:
-        """All choices, sampled together, and cancelled together."""
-        tasks = [asyncio.ensure_future(session.sample(prompt, asked, n)) for n in range(asked.n)]
+    async def _choices(
+        self, session: Session, asked: Asked, prompt: Prompt, hear: Callable[[int], Heard] | None = None
+    ) -> list[Choice]:
+        """All choices, sampled together, and cancelled together. hear: who listens to the tokens of the n-th."""
+        ears = [hear(n) if hear else None for n in range(asked.n)]
+        tasks = [asyncio.ensure_future(session.sample(prompt, asked, n, ear)) for n, ear in enumerate(ears)]
         busy = self._busy.setdefault(id(session), set())
         busy.update(tasks)
         try:
@@ -148,10 +153,18 @@ class Gateway:
     ) -> AsyncIterator[bytes]:  # fmt: skip
         for event in writer.opening():
             yield event
-        work = asyncio.ensure_future(self._choices(session, asked, prompt))
+        came: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+        pieces = [Pieces(session.render.tokenizer, asked.stop) for _ in range(asked.n)]
+        live = not (asked.tools or asked.logprobs)  # calls and log-probs are told at the end
+        hear = (lambda n: lambda token: came.put_nowait((n, token))) if live else None
+        work = asyncio.ensure_future(self._choices(session, asked, prompt, hear))
+        work.add_done_callback(lambda _: came.put_nowait(None))
         try:
-            while not (await asyncio.wait((work,), timeout=HEARTBEAT))[0]:
-                yield b": sampling\n\n"
+            while (heard := await _next(came)) is not None:
+                if heard == SILENCE:
+                    yield b": sampling\n\n"
+                elif text := pieces[heard[0]].add(heard[1]):
+                    yield writer.piece(heard[0], text)
             choices = work.result()
         except ApiError as error:
             yield b"data: " + error.body() + b"\n\n"
@@ -159,10 +172,17 @@ class Gateway:
         finally:
             work.cancel()
         for index, c in enumerate(choices):
-            for event in writer.chunks(index, c):
+            for event in writer.chunks(index, c, pieces[index].sent):
                 yield event
         for event in writer.closing(choices):
             yield event
+
+
+async def _next(came: asyncio.Queue[tuple[int, int] | None]) -> tuple[int, int] | None:
+    try:
+        return await asyncio.wait_for(came.get(), HEARTBEAT)
+    except TimeoutError:
+        return SILENCE
 
 
 def loopback(host: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from temper.episode import Completion
 from temper.gateway.asked import Asked
 from temper.gateway.errors import ApiError, too_long
 from temper.gateway.render import Renderer
+
+Heard = Callable[[int], None]
 
 
 @dataclass
@@ -36,8 +38,8 @@ class Session(Protocol):
         """What the model is to continue. Raises ApiError."""
         ...
 
-    async def sample(self, prompt: Prompt, asked: Asked, n: int) -> Completion:
-        """The n-th choice."""
+    async def sample(self, prompt: Prompt, asked: Asked, n: int, heard: Heard | None = None) -> Completion:
+        """The n-th choice. `heard` may be called with its tokens as they come."""
         ...
 
     def note(self, prompt: Prompt, asked: Asked, said: Completion, message: Mapping[str, Any]) -> None:
@@ -61,9 +63,14 @@ class Open:
     def prompt(self, asked: Asked) -> Prompt:
         return checked(Prompt(ids_of(asked, self.render)), self.render.context)
 
-    async def sample(self, prompt: Prompt, asked: Asked, n: int) -> Completion:
+    async def sample(self, prompt: Prompt, asked: Asked, n: int, heard: Heard | None = None) -> Completion:
         seed = secrets.randbits(62) if asked.seed is None else streams.key(asked.seed, n)
-        return await self.sampler.sample(prompt.ids, self.defaults.but(**asked.params, seed=seed))
+        params = self.defaults.but(**asked.params, seed=seed)
+        if heard is None or not getattr(self.sampler, "streams", False):
+            return await self.sampler.sample(prompt.ids, params)
+        sampler: Any = self.sampler
+        said: Completion = await sampler.sample(prompt.ids, params, heard=heard)
+        return said
 
     def note(self, prompt: Prompt, asked: Asked, said: Completion, message: Mapping[str, Any]) -> None:
         pass

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from temper.gateway.pieces import Pieces
 from temper.gateway.server import Gateway
 from tests.gateway.doors import Scripted, opened
 
@@ -65,6 +66,26 @@ def test_a_stream_says_what_a_whole_answer_says(door: Gateway) -> None:
         assert mine[-1].token_ids == whole.choices[i].token_ids
         assert mine[-1].finish_reason == whole.choices[i].finish_reason
     assert events[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_a_stream_comes_token_by_token(door: Gateway) -> None:
+    with client(door) as c:
+        options = {"model": "toy", "prompt": "say ab", "seed": 4, "max_tokens": 60}
+        whole = c.completions.create(**options).choices[0].text
+        stop = whole[len(whole) // 2 :][:2]
+        for more in ({}, {"stop": [stop]}):
+            said = c.completions.create(**options, **more).choices[0].text
+            texts = [e.choices[0].text for e in c.completions.create(stream=True, **options, **more)]
+            assert "".join(texts) == said
+            assert sum(map(bool, texts)) > 3
+    assert said == whole[: whole.index(stop)]
+
+
+def test_pieces_hold_back_half_characters_and_half_stops(tokenizer: Any) -> None:
+    pieces = Pieces(tokenizer, ["</end>", "xy"])
+    said = [pieces.add(i) for i in tokenizer.encode("añ→😀b</e</end> never", add_special_tokens=False)]
+    assert "".join(said) == pieces.sent == "añ→😀b</e"
+    assert all("\ufffd" not in s for s in said)
 
 
 def test_stop_strings_are_left_out_of_the_text(tokenizer: Any) -> None:
