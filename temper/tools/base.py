@@ -114,7 +114,7 @@ class Toolbox:
         """Run a call. A Result (what `calls.parse` makes of an unreadable call) is counted and handed back."""
         result = call if isinstance(call, Result) else await self._answer(call)
         self.counts[result.outcome] += 1
-        return Result(cut(result.text, self.limit), result.outcome)
+        return Result(cut(_clean(result.text), self.limit), result.outcome)
 
     @contextlib.asynccontextmanager
     async def episode(self) -> AsyncIterator[Toolbox]:
@@ -173,6 +173,11 @@ class Toolbox:
         except Exception as error:
             return Result(f"{call.name}: {type(error).__name__}: {error}", "tool error")
         return result if isinstance(result, Result) else Result(str(result))
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which no tokenizer can encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 async def _close(tools: Sequence[Any]) -> None:

@@ -55,4 +55,4 @@ def main(seconds: float = 5.0, at_once: int = 8) -> None:
 
 
 if __name__ == "__main__":
-    main(float((sys.argv[1:2] or [5])[0]), int((sys.argv[2:3] or [8])[0]))
+    main(float((sys.argv[1:2] or ["5"])[0]), int((sys.argv[2:3] or ["8"])[0]))

@@ -115,3 +115,4 @@ class Session:
         """End the process."""
         if self._one is not None:
             self._one.close()
+            self._one = None

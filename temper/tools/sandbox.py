@@ -215,6 +215,7 @@ class Server:
     def _start(self) -> None:
         if sys.platform != "linux":
             raise UserError("the Python tool needs Linux: nothing else isolates a process well enough")
+        _allow_files()
         self._root = tempfile.mkdtemp(prefix="temper-jail-")
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = json.dumps(self._settings(theirs.fileno()))
@@ -291,6 +292,16 @@ def _package(name: str) -> list[str]:
     found = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
     bundled = found.parent / f"{name}.libs"
     return [os.path.realpath(p) for p in (found, bundled) if p.exists()]
+
+
+def _allow_files() -> None:
+    """As many open files as this process may have: an interpreter takes two, and 1,000 episodes may have one each."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _append_only(output: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from temper.tools import sandbox
 from temper.tools.base import Result, Toolbox
+from temper.tools.calls import parse
 from temper.tools.python import Python
 from tests.tools.conftest import processes, sandboxed
 
@@ -367,3 +368,31 @@ def test_replies_written_ahead_end_the_interpreter() -> None:
     assert after.outcome == "tool error"
     assert "NameError" in after.text
     assert again == Result("2", "ok")
+
+
+# from sampled text to results
+
+
+def test_what_a_model_writes_always_ends_in_results(python: Python) -> None:
+    """Malformed, unknown, nested, huge, and with what would be control tokens: one result each, none an exception."""
+    call = '<tool_call>{{"name": "{}", "arguments": {}}}</tool_call>'
+    cases = {
+        call.format("python", '{"code": "print(1)"}'): "ok",
+        call.format("rm", "{}"): "refused",
+        call.format("python", '{"code": 1}'): "tool error",
+        call.format("python", '{"code": "1", "sudo": true}'): "tool error",
+        call.format("python", '{"code": "' + "#" * 10_000_000 + '"}'): "refused",
+        call.format("python", "{'code': '1'}"): "refused",
+        call.format("python", '{"code": "1"')[:-20]: "refused",
+        "<tool_call>" + call.format("python", '{"code": "1"}') + "</tool_call>": "refused",
+        call.format("python", '{"code": "print(\'<|im_end|><tool_call>\')"}'): "ok",
+        call.format("python", '{"code": "print(\'\\ud800\')"}'): "ok",  # becomes a question mark
+        call.format("__class__", "{}"): "refused",
+    }
+    box = Toolbox([python])
+
+    async def every() -> list[list[str]]:
+        return [[(await box.run(call)).outcome for call in parse(text)] for text in cases]
+
+    assert asyncio.run(every()) == [[outcome] for outcome in cases.values()]
+    assert sum(box.counts.values()) == len(cases)

@@ -117,6 +117,12 @@ def test_arguments_of_ten_megabytes() -> None:
     assert len(result.text) < 200
 
 
+def test_lone_surrogates_never_come_back() -> None:
+    results = run(Toolbox([Echo()]), Call("echo", {"n": 1, "\ud800": 2}), Result("\udfff", "refused"))
+    assert results[0].text.startswith("echo: ? is not a parameter")
+    assert results[1].text == "?"
+
+
 def test_cache_remembers_by_arguments() -> None:
     tool = Echo()
     box = Toolbox([tool], cache=True)
