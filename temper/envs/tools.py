@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +16,9 @@ from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
 from temper.tools.base import Call, Result, Toolbox
+from temper.tools.calls import Reader, find, parse
 
-Parse = Callable[[str], Sequence[Call | Result]]
-CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
-CLOSING = "</tool_call>"
+STOPS = {"hermes": ("</tool_call>",)}  # text at which sampling can stop: formats whose calls end with a tag
 INSTRUCTIONS = """# Tools
 
 {tools}
@@ -30,30 +28,15 @@ To call one, write <tool_call>
 </tool_call>"""
 
 
-def hermes(text: str) -> list[Call | Result]:
-    """Calls as Hermes and Qwen write them; one that cannot be read is a Result that says so."""
-    return [_read(body) for body in CALL.findall(text)]
-
-
-def _read(body: str) -> Call | Result:
-    try:
-        said = json.loads(body)
-        name, arguments = said["name"], said.get("arguments", {})
-        if isinstance(name, str) and isinstance(arguments, dict):
-            return Call(name, arguments)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    return Result('This is not a call. Write {"name": …, "arguments": {…}}.', "refused")
-
-
 @dataclass
 class ToolUse:
     """The policy talks and calls tools; a turn without a call is its answer. Judged by a rewards stage.
 
     turns    most turns that the policy takes; tokens: most that it samples in all; longest: context (0: no limit)
     system   a system message before the task's own messages (None: none)
-    parse    the text of a turn → its calls, an empty list for an answer
-    closing  a turn ends where this text first appears ("": calls of one turn may follow each other)
+    format   of calls: a name or a reader of `temper.tools.calls`
+    single   a turn ends with its first call, and what the policy says behind it is cut off; else a turn's calls run
+             together
     """
 
     toolbox: Toolbox = field(default_factory=lambda: Toolbox([]))
@@ -61,8 +44,8 @@ class ToolUse:
     tokens: int = 0
     longest: int = 0
     system: str | None = None
-    parse: Parse = hermes
-    closing: str = CLOSING
+    format: str | Reader = "hermes"
+    single: bool = True
     role: str = "solver"
     tools: tuple[str, ...] = field(init=False)  # names, for the record of the run
 
@@ -78,8 +61,8 @@ class ToolUse:
         outcomes: Counter[str] = Counter()
         async with self.toolbox.episode() as box:
             chat.start(*self._opening(chat.render, task, box.schemas))
-            while (said := await chat.say(self._end, stop=(self.closing,) if self.closing else ())) is not None:
-                calls = self.parse(said.text)
+            while (said := await chat.say(self._end, **self._stop())) is not None:
+                calls = parse(said.text, self.format)
                 if not calls or not chat.may_go_on():
                     break
                 results = await concurrently([box.run(c) for c in calls])
@@ -106,10 +89,14 @@ class ToolUse:
         first = messages[0]
         return [{**first, "content": f"{about}\n\n{first['content']}"}, *messages[1:]], ()
 
+    def _stop(self) -> dict[str, tuple[str, ...]]:
+        stops = STOPS.get(self.format) if self.single and isinstance(self.format, str) else None
+        return {"stop": stops} if stops else {}
+
     def _end(self, text: str) -> int | None:
         """Where the first call ends; tokens behind it are dropped."""
-        at = text.find(self.closing) if self.closing else -1
-        return None if at < 0 else at + len(self.closing)
+        found = find(text, self.format) if self.single else []
+        return found[0].end if found else None
 
     def _observation(
         self, render: Renderer, calls: Sequence[Call | Result], results: Sequence[Result]

@@ -49,6 +49,14 @@ class Echo:
         return Result(f"{text[:8]} {HOSTILE}")
 
 
+class Code(Echo):
+    name = "python"
+    parameters = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}  # noqa: RUF012
+
+    async def __call__(self, code: str) -> Result:  # type: ignore[override]
+        return Result(f"{code} {HOSTILE}")
+
+
 def call(text: str) -> str:
     return f'Let me see. <tool_call>\n{{"name": "echo", "arguments": {{"text": "{text}"}}}}\n</tool_call>'
 
@@ -73,6 +81,12 @@ SCENES = {
     "bad calls": Scene(
         lambda: ToolUse(Toolbox([Echo()]), turns=4),
         says("<tool_call>\n{no</tool_call>", f"{call('x')} and more", call("y").replace("echo", "rm"), "It is ab."), 4,
+    ),
+    "several calls": Scene(
+        lambda: ToolUse(Toolbox([Echo()]), single=False), says(f"{call('one')} {call('two')} then", "It is ab."), 2
+    ),
+    "python blocks": Scene(
+        lambda: ToolUse(Toolbox([Code()]), format="fenced"), says("So\n```python\n6*7\n```\nand 42", "It is ab."), 2
     ),
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
     "script": Scene(lambda: Talk(script=lambda task, lines: f"Really? {HOSTILE}"), says("I think so.", "Yes, ab."), 3),
@@ -201,6 +215,10 @@ def test_what_a_trajectory_says_about_its_calls() -> None:
     info = episode.trajectories[0].info
     assert info["calls"] == 3 and info["outcomes"] == {"refused": 2, "ok": 1} and info["turns"] == 4
     assert "and more" not in "".join(t.text for t in episode.turns)  # cut behind the call
+    episode, _ = play(SCENES["several calls"], tiny_tokenizer)
+    assert episode.trajectories[0].info["outcomes"] == {"ok": 2} and "one" in episode.turns[2].text
+    episode, _ = play(SCENES["python blocks"], tiny_tokenizer)
+    assert episode.turns[1].text.endswith("```") and episode.turns[2].text.startswith("6*7")
     episode, _ = play(SCENES["tools until the limit"], tiny_tokenizer)
     assert episode.trajectories[0].info["finish"] == TURNS and episode.trajectories[0].info["calls"] == 1
 
