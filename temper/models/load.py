@@ -52,6 +52,8 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
+        if not Path(source).exists():
+            raise UserError(f"no directory {model!r} here, and the hub does not give such a model: {first_line(error)}")
         raise UserError(f"model {model!r} has no usable tokenizer ({first_line(error)}): save one into its directory")
     if not tokenizer.encode("a 1", add_special_tokens=False):  # made up from the model's type, without a vocabulary
         raise UserError(f"model {model!r} has no usable tokenizer (no vocabulary): save one into its directory")

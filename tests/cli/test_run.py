@@ -152,6 +152,7 @@ def test_a_dry_run_loads_and_writes_nothing(temper: Temper, monkeypatch: pytest.
         ("run grpo --weights nan --dry-run", "reward weights must be finite numbers"),
         ("run grpo --device tpu --out x", "unknown device 'tpu'"),
         ("run grpo --model good.jsonl --out x", "'good.jsonl' is a file"),
+        ("run grpo --model nobody/nothing --out x", "no directory 'nobody/nothing' here, and the hub"),
         ("run grpo --model . --out x", "'.' is no model directory: it has no config.json"),
         ("run sft --data good.jsonl --eval-tasks -1 --dry-run", "eval_tasks must not be negative"),
         ("run grpo --data half.jsonl --reward exact_match", "half.jsonl, line 1: question holds half a character"),
@@ -184,7 +185,8 @@ def test_a_dry_run_loads_and_writes_nothing(temper: Temper, monkeypatch: pytest.
         ("--help-me", "unknown option '--help-me'"),
     ],
 )
-def test_a_users_mistake_is_one_line(temper: Temper, line: str, why: str) -> None:
+def test_a_users_mistake_is_one_line(temper: Temper, line: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     Path("good.jsonl").write_text('{"question": "1 + 1 =", "answer": "2"}\n' * 4)
     Path("bad.jsonl").write_text('{"question": "1 + 1 =", "answer": "2"}\n{"question": \n')
     Path("empty.jsonl").write_text("")
