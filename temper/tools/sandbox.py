@@ -29,6 +29,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from site import getsitepackages
 from typing import Any, NamedTuple
 
 from temper.errors import UserError
@@ -258,6 +259,7 @@ class Server:
 
         libraries = {p for path in LIBRARIES if os.path.exists(path) for p in (path, os.path.realpath(path))}
         site = {os.path.realpath(sysconfig.get_path("purelib", vars={"base": sys.base_prefix}))}
+        site |= {os.path.realpath(p) for p in getsitepackages()}
         site |= {f"{standard}/site-packages", f"{standard}/dist-packages", "/usr/lib/python3/dist-packages"}
         return {
             "control": control,

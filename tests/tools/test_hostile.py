@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import site
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -248,6 +250,12 @@ def test_libraries_cannot_be_changed(run: Run) -> None:
     assert result.outcome == "tool error"
     assert "PermissionError" in result.text or "Read-only" in result.text
     assert run("import os\nos.chmod(os.__file__, 0o777)").outcome == "tool error"
+
+
+def test_installed_packages_are_out_of_sight(run: Run) -> None:
+    places = [f"{sysconfig.get_path('stdlib')}/site-packages", *site.getsitepackages(), str(Path(__file__).parents[2])]
+    code = "import os\nfor p in {!r}:\n    try: print(os.listdir(p))\n    except OSError: pass"
+    assert set(run(code.format(places)).text.split()) <= {"[]"}
 
 
 def test_devices_and_mounts_are_refused(run: Run) -> None:

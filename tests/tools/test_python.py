@@ -167,7 +167,7 @@ def test_packages_are_there_when_asked_for(python: Python) -> None:
     pytest.importorskip("numpy")
     tool = Python(packages=("numpy",), limits=Limits(memory=2 << 30), seconds=5.0)
     try:
-        assert asyncio.run(tool(code="import numpy as np\nint(np.arange(5).sum())")) == Result("10", "ok")
+        assert asyncio.run(tool(code="import numpy as np\nint(np.linalg.det(np.eye(2)) + np.polynomial.Polynomial([9])(0))")) == Result("10", "ok")
         assert "ModuleNotFoundError" in asyncio.run(tool(code="import torch")).text
     finally:
         tool.close()

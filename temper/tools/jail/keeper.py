@@ -36,7 +36,6 @@ PRELOAD: tuple[str, ...] = (
     "fractions",
 )
 PRELOAD += ("decimal", "statistics", "string", "operator", "heapq", "bisect", "copy", "time", "io", "typing")
-_SCRATCH = "/tmp"
 
 
 def main() -> None:
@@ -112,6 +111,8 @@ class Keeper:
         self.control, self.settings, self.report = control, settings, report
         self.children: dict[int, tuple[int, str]] = {}
         self.view = report["files"].startswith("own")
+        hidden = () if self.view else settings["hidden"]  # the view has nothing there
+        settings["readable"] = landlock.without(settings["readable"], hidden)
         self.program = seal.program(settings, report)
 
     def serve(self) -> None:
@@ -151,7 +152,7 @@ class Keeper:
             os.kill(self.children[number][0], signal.SIGKILL)
 
     def _make(self, number: int, channel: int, output: int) -> None:
-        scratch = _SCRATCH if self.view else f"{self.settings['root']}/{number}"
+        scratch = view.scratch(self.settings["readable"]) if self.view else f"{self.settings['root']}/{number}"
         if not self.view:
             os.mkdir(scratch, 0o700)
         if _pids >= 0:

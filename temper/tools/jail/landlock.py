@@ -36,6 +36,19 @@ def restrict(readable: Sequence[str], scratch: str) -> None:
     os.close(rules)
 
 
+def without(paths: Sequence[str], hidden: Sequence[str]) -> list[str]:
+    """Paths that cover `paths` but nothing beneath `hidden`. Links are left out: what they name is there itself."""
+    found: list[str] = []
+    for path in paths:
+        if path in hidden or os.path.islink(path) or not os.path.exists(path):
+            continue
+        if any(h.startswith(f"{path}/") and os.path.isdir(h) for h in hidden):
+            found += without([f"{path}/{name}" for name in os.listdir(path)], hidden)
+        else:
+            found.append(path)
+    return found
+
+
 def _allow(rules: int, path: str, rights: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     kernel.syscall(_ADD, rules, 1, struct.pack("<Qi", rights, fd), 0)

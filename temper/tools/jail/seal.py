@@ -56,5 +56,5 @@ def seal(settings: dict[str, Any], report: dict[str, str], scratch: str, calls: 
         kernel.drop_capabilities()
     kernel.no_new_privileges()
     if report["landlock"].startswith("version"):
-        landlock.restrict([p for p in settings["readable"] if os.path.exists(p)], scratch)
+        landlock.restrict(settings["readable"], scratch)
     kernel.filter_calls(calls)

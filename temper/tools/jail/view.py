@@ -1,4 +1,4 @@
-"""The file system that a policy's code sees: the interpreter and its libraries, read-only, and an empty /tmp."""
+"""The file system that a policy's code sees: the interpreter and its libraries, read-only, and an empty directory."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ def build(root: str, readable: Sequence[str], hidden: Sequence[str]) -> None:
         kernel.read_only(path, recursive=False)
     for path in DEVICES:
         _show(root, path, devices=True)
-    os.makedirs(f"{root}/tmp", exist_ok=True)
+    os.makedirs(root + scratch(readable), exist_ok=True)
     kernel.pivot(root)
     kernel.read_only("/", recursive=False)
+
+
+def scratch(readable: Sequence[str]) -> str:
+    """Where an interpreter has its own directory: /tmp, unless something that is to be seen is in there."""
+    return "/scratch" if any(path.startswith("/tmp/") for path in readable) else "/tmp"
 
 
 def _show(root: str, path: str, *, devices: bool = False) -> None:
