@@ -34,6 +34,7 @@ from temper.episode import Episode, Recorder
 from temper.errors import UserError
 from temper.evaluate import Evaluation
 from temper.loop import train
+from temper.models.render import Renderer, renderer_of
 from temper.objective import Term, Update
 from temper.parts.kl import Adaptive
 from temper.parts.rewards import Rewards
@@ -121,9 +122,9 @@ class OneWay:
 
     eos_token_id = property(lambda self: self.inner.eos_token_id)
 
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+    def renderer(self) -> Renderer:
         self.rendered += 1
-        return self.inner.apply_chat_template(*args, **kwargs)
+        return renderer_of(self.inner)
 
     def decode(self, ids: Any) -> str:
         return "text that does not encode to the ids"
@@ -156,6 +157,7 @@ def test_nothing_is_encoded_between_sampling_and_loss(
 
     monkeypatch.setattr(load, "load_tokenizer", one_way)
     monkeypatch.setattr(load, "end_ids", lambda module, tokenizer: end_ids(module, tokenizer.inner))
+    monkeypatch.setattr("temper.policy.renderer_of", OneWay.renderer)
     watch = Watch()
     history = go(small(toy_model, on_batch=[watch]), tmp_path / "run")
     assert history[0]["policy_kl"] < 1e-9 and len(history) == 2
