@@ -1,8 +1,9 @@
 """An episode behind a key: every call becomes turns, token by token as they were sampled.
 
 A request continues an earlier call when it repeats that call's messages and the answer that the client was given, and
-the template shows them unchanged. Then only what comes after the answer is encoded, and appended to the ids that were
-sampled. Anything else (another conversation, an edited history, a template that rewrites it) opens a fresh chain.
+the template shows the past as the model saw it. Then only what comes after the answer is encoded, and appended to the
+ids that were sampled; to the template the answer is its text as it was sampled, tool calls and all. Anything else
+(another conversation, an edited history, a template that rewrites it) opens a fresh chain.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from temper.envs.chat import shown
 from temper.episode import Completion, Recorder
 from temper.gateway import asked as asked_
 from temper.gateway.asked import Asked
@@ -19,26 +21,35 @@ from temper.gateway.render import Renderer
 from temper.gateway.sessions import Heard, Prompt, checked, ids_of
 from temper.policy import Seat
 
+Messages = tuple[Mapping[str, Any], ...]
+
 
 @dataclass
 class Where:
-    """A prompt's place in the record. turn: its own, once there is one; shown: the text of it that a client knows."""
+    """A prompt's place in the record.
+
+    added  ids behind `parent`; turn: their own, once there is one
+    text   what a client knows of the context; of a chat, what the template rendered
+    shown  the messages that it rendered
+    """
 
     parent: int
     added: tuple[int, ...]
-    shown: str
+    text: str
+    shown: Messages = ()
     turn: int | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """An answered call. turn: of the answer; text: what the template rendered, or the whole text of a completion."""
+    """An answered call. turn: of the answer; length: tokens up to its end; message: as the client got it."""
 
     asked: Asked
+    where: Where
     turn: int
-    text: str
+    length: int
+    said: Completion
     message: Mapping[str, Any] = field(default_factory=dict)
-    ended: bool = False  # by a token that ends a turn
 
 
 class Recording:
@@ -53,7 +64,6 @@ class Recording:
     def __init__(self, seat: Seat, record: Recorder, render: Renderer, ends: tuple[int, ...], *, follow: bool = False):
         self.seat, self.record, self.render, self.follow = seat, record, render, follow
         self.ends = ends
-        self.words = [seat.tokenizer.convert_ids_to_tokens(i) for i in ends]
         self.calls: list[Call] = []
         self.full = False  # a prompt did not fit into the context
         self._asked = 0
@@ -65,11 +75,9 @@ class Recording:
 
     def prompt(self, asked: Asked) -> Prompt:
         try:
-            earlier, added = self._continued(asked)
-            ids = ids_of(asked, self.render) if earlier is None else added
-            parent = -1 if earlier is None else earlier.turn
-            whole = (*self.record.context(parent), *ids)
-            return checked(Prompt(whole, Where(parent, ids, self._shown(asked))), self.render.context)
+            where = self._continued(asked) or self._fresh(asked)
+            ids = (*self.record.context(where.parent), *where.added)
+            return checked(Prompt(ids, where), self.render.context)
         except ApiError as error:
             self.full = self.full or error.code == "context_length_exceeded"
             raise
@@ -80,14 +88,11 @@ class Recording:
     def note(self, prompt: Prompt, asked: Asked, said: Completion, message: Mapping[str, Any]) -> None:
         where: Where = prompt.mark
         if where.turn is None:
-            last = asked.messages[-1]["content"] if asked.chat else where.shown
-            parent = where.parent
-            where.turn = self.record.add(where.added, parent, text=last) if where.added else parent
+            last = asked.messages[-1]["content"] if asked.chat else where.text
+            where.turn = self.record.add(where.added, where.parent, text=last) if where.added else where.parent
         turn = self.record.sampled(said, where.turn, author=self.seat.role)
-        ended = bool(said.ids) and said.ids[-1] in self.ends
-        text = where.shown if asked.chat else where.shown + said.text
         kept = asked_.message(dict(message)) if asked.chat else {}
-        self.calls.append(Call(asked, turn, text, kept, ended))
+        self.calls.append(Call(asked, where, turn, len(prompt.ids) + len(said.ids), said, kept))
 
     def call_prefix(self) -> str:
         self._asked += 1
@@ -99,48 +104,45 @@ class Recording:
         given["stop"] = tuple(dict.fromkeys((*run.stop, *asked.stop)))
         return given if self.follow else {k: given[k] for k in ("max_tokens", "stop")}
 
-    def _shown(self, asked: Asked) -> str:
-        if asked.chat:
-            return self.render.text(asked.messages, asked.tools)
-        return asked.prompt if isinstance(asked.prompt, str) else ""
+    def _fresh(self, asked: Asked) -> Where:
+        """A chain of its own."""
+        if not asked.chat:
+            return Where(-1, ids_of(asked, self.render), asked.prompt if isinstance(asked.prompt, str) else "")
+        marked = tuple(self.render.marked(asked.messages))
+        text = self.render.marked_text(marked, asked.tools)
+        return Where(-1, self.render.ids(text), text, marked)
 
-    def _continued(self, asked: Asked) -> tuple[Call | None, tuple[int, ...]]:
-        """The call with the longest context that this one continues (the latest of several), and the ids it adds."""
-        found: tuple[Call | None, tuple[int, ...]] = (None, ())
-        longest = -1
-        for call in reversed(self.calls):
-            length = len(self.record.context(call.turn))
-            if length <= longest or call.asked.chat != asked.chat:
-                continue
-            added = self._after_messages(call, asked) if asked.chat else self._after_text(call, asked)
-            if added is not None:
-                found, longest = (call, added), length
-        return found
+    def _continued(self, asked: Asked) -> Where | None:
+        """Behind the call with the longest context that this one continues, the latest of several."""
+        after = self._after_messages if asked.chat else self._after_text
+        calls = sorted(self.calls, key=lambda c: (c.length, c.turn), reverse=True)
+        places = (after(call, asked) for call in calls if call.asked.chat == asked.chat)
+        return next((place for place in places if place is not None), None)
 
-    def _after_messages(self, call: Call, asked: Asked) -> tuple[int, ...] | None:
+    def _after_messages(self, call: Call, asked: Asked) -> Where | None:
         before = (*call.asked.messages, dict(call.message))
-        if asked.tools != call.asked.tools or asked.messages[: len(before)] != before:
+        new = asked.messages[len(before) :]
+        if asked.tools != call.asked.tools or asked.messages[: len(before)] != before or not new:
+            return None  # with nothing new the client wants to go on inside an answer, which templates do not render
+        answer = self.render.base.own(call.said.text, call.said.ids)
+        messages = (*call.where.shown, {"role": "assistant", "content": answer}, *self.render.marked(new))
+        try:
+            text = self.render.marked_text(messages, asked.tools)
+        except ApiError:  # a template that insists on calls in its own form
             return None
-        if len(asked.messages) == len(before):
-            return None  # the client wants to go on in the middle of an answer, which templates do not render
-        closed = self.render.text(before, asked.tools, opening=False)
-        now = self.render.text(asked.messages, asked.tools)
-        if not closed.startswith(call.text) or not now.startswith(closed):
+        past = shown(text, call.where.text, answer)
+        if past is None:
             return None
-        return self.render.ids(self._tail(closed[len(call.text) :], call.ended) + now[len(closed) :], first=False)
+        ids = self.render.ids(text[past:], first=False)
+        ended = call.said.ids[-1:] == ids[:1] and ids[0] in self.ends  # the end was sampled: it is there already
+        return Where(call.turn, ids[1:] if ended else ids, text, messages)
 
-    def _tail(self, answer: str, ended: bool) -> str:
-        """What the template writes after an answer, without the end token where it was sampled."""
-        places = [(answer.rfind(w), w) for w in self.words if w in answer]
-        if not places:
-            return ""
-        at, word = max(places)
-        return answer[at + len(word) if ended else at :]
-
-    def _after_text(self, call: Call, asked: Asked) -> tuple[int, ...] | None:
+    def _after_text(self, call: Call, asked: Asked) -> Where | None:
         if not isinstance(asked.prompt, str):
             context = self.record.context(call.turn)
-            return asked.prompt[len(context) :] if asked.prompt[: len(context)] == context else None
-        if not isinstance(call.asked.prompt, str) or not asked.prompt.startswith(call.text):
+            same = asked.prompt[: len(context)] == context
+            return Where(call.turn, asked.prompt[len(context) :], "") if same else None
+        known = call.where.text + call.said.text
+        if not isinstance(call.asked.prompt, str) or not asked.prompt.startswith(known):
             return None
-        return self.render.plain(asked.prompt[len(call.text) :], first=False)
+        return Where(call.turn, self.render.plain(asked.prompt[len(known) :], first=False), asked.prompt)

@@ -24,11 +24,19 @@ class Renderer:
         self.markup = frozenset(self.base.control.values()) - special
         self.longest = max((len(t) for t in tokenizer.get_vocab()), default=1)
 
-    def text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = (), *, opening: bool = True) -> str:
-        """The template's text, with marks; opening: up to where the assistant begins to speak."""
+    def text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+        """The template's text with marks, up to where the assistant begins to speak."""
+        return self.marked_text(self.marked(messages), tools)
+
+    def marked(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Messages with marks in the special tokens of what the system and the assistant say."""
         self._worth(sum(len(m["content"]) for m in messages))
+        return [self._own(m) if m["role"] in TRUSTED else m for m in messages]
+
+    def marked_text(self, marked: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+        """The template's text of messages that are marked already."""
         try:
-            return self.base.text([self._own(m) if m["role"] in TRUSTED else m for m in messages], opening, tools)
+            return self.base.text(marked, True, tools)
         except UserError as error:
             raise invalid(str(error)[:400], "messages")
 

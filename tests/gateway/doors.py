@@ -15,6 +15,7 @@ from temper.gateway.http import Limits
 from temper.gateway.render import Renderer
 from temper.gateway.server import Gateway
 from temper.gateway.sessions import Open
+from temper.models.load import turn_ends
 
 
 class Scripted:
@@ -35,7 +36,7 @@ class Scripted:
             self.cancelled += 1
             raise
         text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
-        said = tuple(self.tokenizer.encode(text + "<|im_end|>", add_special_tokens=False))
+        said = (*self.tokenizer.encode(text, add_special_tokens=False), turn_ends(self.tokenizer)[-1])
         return Completion(said, (-1.0,) * len(said), text=text, temperature=params.temperature)
 
 

@@ -20,6 +20,7 @@ from temper.gateway.render import Renderer
 from temper.policy import Seat
 from temper.tasks.task import Task
 from tests.gateway.doors import Scripted
+from tests.models import builders
 
 USER = [{"role": "user", "content": "say ab"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -99,7 +100,13 @@ def test_tool_results_continue_and_are_appended_once(tokenizer: Any) -> None:
 
 def test_an_answer_without_its_end_gets_one(tokenizer: Any) -> None:
     s = session(tokenizer, "a")
-    s.ends = ()  # as if the answer had been cut off
+    real = s.seat.sample
+
+    async def cut_off(ids: Any, **overrides: Any) -> Any:
+        said = await real(ids, **overrides)
+        return replace(said, ids=said.ids[:-1], logp=said.logp[:-1], finish="length")
+
+    s.seat.sample = cut_off  # type: ignore[method-assign]
     first = chat(s, USER)
     chat(s, [*USER, first, {"role": "user", "content": "more"}])
     assert tokenizer.decode(s.record.turns[2].ids).startswith("<|im_end|>\n<|im_start|>user\nmore")
@@ -130,6 +137,38 @@ def test_two_branches_of_one_context_share_it(tokenizer: Any) -> None:
         chat(s, [*USER, first, {"role": "user", "content": word}])
     assert [t.parent for t in s.record.turns] == [-1, 0, 1, 2, 1, 4]
     assert s.chains == 1
+
+
+FAMILIES: dict[str, Any] = {
+    "qwen3": builders.qwen3_tokenizer, "llama3": builders.llama3_tokenizer, "gemma": builders.gemma_tokenizer,
+    "mixtral": builders.mixtral_tokenizer, "gpt2": builders.gpt2_tokenizer,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_context_is_what_the_template_says(family: str) -> None:
+    made = FAMILIES[family]()
+    text = " half as many" if family == "gpt2" else "half as many"  # shown as "assistant: …", asked for as "assistant:"
+    s = session(made, text)
+    first = chat(s, USER)
+    second = chat(s, [*USER, first, {"role": "user", "content": "And why?"}])
+    said = [*USER, first, {"role": "user", "content": "And why?"}, second, {"role": "user", "content": "Thanks"}]
+    last = s.prompt(asked_.chat({"model": "m", "messages": said}))
+    plain = [{**m, "content": m["content"].strip()} for m in said]
+    assert s.chains == 1
+    if family == "mixtral":  # its observations are tokenised alone, and words may be cut elsewhere
+        assert made.decode(last.ids).replace(" ", "") == made.apply_chat_template(
+            plain, add_generation_prompt=True, tokenize=False
+        ).replace(" ", "")
+        return
+    assert list(last.ids) == made.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+
+
+def test_qwen3_drops_earlier_reasoning_and_forks() -> None:
+    s = session(builders.qwen3_tokenizer(), "<think>\nhm\n</think>\n\nab", "cd")
+    first = chat(s, USER)
+    chat(s, [*USER, first, {"role": "user", "content": "And why?"}])
+    assert s.chains == 2
 
 
 def test_a_template_that_rewrites_history_forks(tokenizer: Any) -> None:
