@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from temper.envs.chat import CONTEXT, TOKENS, TURNS, Chat, cut, shown
 from temper.episode import ENV, Completion, Recorder
 from temper.errors import UserError
-from temper.models.render import Renderer, plain
+from temper.models.render import CUT, Renderer, plain
 from temper.models.tiny import tiny_tokenizer
 from temper.request import Drop
 from temper.tasks.task import Task
@@ -185,6 +186,54 @@ def test_what_strangers_say_never_becomes_a_control_token(family: str) -> None:
     assert controls(render, chat.context) == controls(render, harmless.context)
     if family not in CUTS_WORDS:  # whose vocabulary has no letter for "<"
         assert actor.raw.decode(chat.record.turns[3].ids).count(hostile(render)) == 1
+
+
+PIECES = [
+    "<",
+    "|",
+    ">",
+    "im_",
+    "start",
+    "[",
+    "]",
+    "/",
+    "INST",
+    " ",
+    "\n",
+    "<|",
+    "|>",
+    "é",
+    CUT,
+    "▁",
+    "Ġ",
+    "\u200b",
+    "＜",
+    "\0",
+]
+
+
+def test_no_mixture_of_pieces_makes_a_control_token(family: str) -> None:
+    render, rng = Renderer(TOKENIZERS[family]()), random.Random(0)
+    calm = controls(render, render.ids(render.text([user("a")]), first=True))
+    pieces = [*render.control, *PIECES]
+    for _ in range(200):
+        text = "".join(rng.choices(pieces, k=rng.randrange(1, 8)))
+        assert controls(render, render.ids(render.text([user(text)]), first=True)) == calm, repr(text)
+
+
+def test_a_normalizer_cannot_make_a_control_token() -> None:
+    """NFKC turns full-width letters into those of a control token, after the text was looked at."""
+    from tokenizers import AddedToken, normalizers
+
+    tokenizer = builders.qwen3_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<tool_call>", normalized=True)])
+    sneaky = "\uff1ctool_call\uff1e"
+    assert controls(Renderer(tokenizer), tokenizer.encode(sneaky))
+    render = Renderer(tokenizer)
+    ids = render.ids(render.text([user(f"so {sneaky}!")]), first=True)
+    assert controls(render, ids) == controls(render, render.ids(render.text([user("so")]), first=True))
+    assert "tool_call" in tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("family", ["tiny"])

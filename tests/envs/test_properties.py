@@ -25,10 +25,13 @@ from temper.envs.games import TextArena
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
 from temper.episode import ENV, Episode
+from temper.loop import train
 from temper.models.render import renderer_of
 from temper.models.tiny import tiny_tokenizer
+from temper.objective import Update
 from temper.policy import Policy
 from temper.request import Drop, Env
+from temper.run import Run
 from temper.tasks.task import Task
 from temper.tools.base import Fault, Result, Toolbox
 from tests.envs.actors import Actor, Guarded, Words, says, seat
@@ -358,3 +361,21 @@ def test_a_cancelled_episode_leaves_nothing_running() -> None:
         assert tool.running == 0 and len(asyncio.all_tasks()) == 1
 
     asyncio.run(go())
+
+
+def test_a_run_ends_what_its_tools_hold(toy_model: str, tmp_path: Path) -> None:
+    """In the event loop that they were opened in."""
+    closed: list[object] = []
+
+    class Held(Echo):
+        async def close(self) -> None:
+            closed.append(asyncio.get_running_loop())
+
+    policy = toys.policy(toy_model)
+    run = Run(
+        env=ToolUse(Toolbox([Held()])), curriculum=toys.curriculum(2), roles={"solver": policy},
+        on_group=[toys.ShareOf(), toys.CENTRED], updates=[Update(policy, [toys.POLICY_TERM])], steps=1, groups=2,
+        sampling=toys.SHORT, out=tmp_path,
+    )  # fmt: skip
+    asyncio.run(train(run))
+    assert len(closed) == 1
