@@ -6,8 +6,9 @@ print anything and can make its own call count as "ok" (as `try: …  except: pa
 interpreter owns what it reports. It cannot touch a call of another interpreter, nor anything after its own end. Never
 judge an answer in the interpreter that ran it: have it print, and judge what it printed outside.
 
-Not covered: bugs of the kernel itself, side channels (timing, caches), and the names of files where the kernel gives no
-mount namespace (`isolation()` says so). Whoever needs more runs Temper in a virtual machine.
+Not covered: bugs of the kernel itself, side channels (timing, caches), and, where the kernel gives no mount namespace
+(`isolation()` says so), the names of files and the disk space that one call can fill. Whoever needs more
+runs Temper in a virtual machine.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,6 +164,7 @@ class Server:
         self._root = ""
         self._count = 0
         self._ready: deque[Interpreter] = deque()
+        self._end: Callable[[], object] = lambda: None  # what is still to be done; also done when the program ends
 
     def interpreter(self) -> Interpreter:
         """A new one, or a spare one that has run nothing yet. Blocks only while the server starts."""
@@ -180,20 +184,9 @@ class Server:
 
     def close(self) -> None:
         """End every interpreter and the server. It starts again when it is needed."""
-        process, self.process = self.process, None
-        control, self._control = self._control, None
+        self.process = self._control = None
         self._ready.clear()
-        if control is not None:
-            control.close()
-        if process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5.0)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if self._root:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = ""
+        self._end()
 
     def _make(self) -> Interpreter:
         assert self._control is not None
@@ -232,6 +225,7 @@ class Server:
             start_new_session=True,
         )
         theirs.close()
+        self._end = weakref.finalize(self, _end, self.process, self._control, self._root)
         self._await_report()
 
     def _await_report(self) -> None:
@@ -294,6 +288,17 @@ def _package(name: str) -> list[str]:
     found = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
     bundled = found.parent / f"{name}.libs"
     return [os.path.realpath(p) for p in (found, bundled) if p.exists()]
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, root: str) -> None:
+    """The server goes when its control socket is closed, and every interpreter with it."""
+    control.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def _allow_files() -> None:

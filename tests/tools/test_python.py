@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from temper.errors import UserError
 from temper.tools.base import Call, Fault, Result, Toolbox
 from temper.tools.python import Python
 from temper.tools.sandbox import Limits, isolation
+from tests.tools.conftest import processes
 
 Run = Callable[[str], Result]
 
@@ -163,12 +167,24 @@ def test_no_more_open_files_is_a_fault(python: Python) -> None:
         tool.close()
 
 
+def test_nothing_is_left_when_a_program_ends(python: Python) -> None:
+    code = "from temper.tools.python import Python\np = Python()\np.server.interpreter()\nprint(p.server._root)"
+    where = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True, timeout=60)
+    root = done.stdout.strip()
+    assert root
+    assert not Path(root).exists()
+    assert processes(root) == 0
+
+
 def test_packages_are_there_when_asked_for(python: Python) -> None:
     pytest.importorskip("numpy")
     tool = Python(packages=("numpy",), limits=Limits(memory=2 << 30), seconds=5.0)
     try:
-        assert asyncio.run(tool(code="import numpy as np\nint(np.linalg.det(np.eye(2)) + np.polynomial.Polynomial([9])(0))")) == Result("10", "ok")
-        assert "ModuleNotFoundError" in asyncio.run(tool(code="import torch")).text
+        assert asyncio.run(
+            tool(code="import numpy as np\nint(np.linalg.det(np.eye(2)) + np.polynomial.Polynomial([9])(0))")
+        ) == Result("10", "ok")
+        assert asyncio.run(tool(code="import pytest")).outcome == "tool error"
     finally:
         tool.close()
     with pytest.raises(UserError, match="not installed"):

@@ -97,6 +97,9 @@ def _view(settings: dict[str, Any]) -> str:
     try:
         view.build(settings["root"], settings["readable"], settings["hidden"])
     except OSError as error:
+        with contextlib.suppress(OSError):  # where interpreters have their directories then
+            size = f"size={16 * settings['scratch']},mode=700"
+            kernel.mount("tmpfs", settings["root"], "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
         return f"no view of its own ({error})"
     return "own view: libraries read-only and an empty directory"
 
