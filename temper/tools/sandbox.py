@@ -210,10 +210,11 @@ class Server:
         if sys.platform != "linux":
             raise UserError("the Python tool needs Linux: nothing else isolates a process well enough")
         _allow_files()
+        settings = self._settings()
         self._root = tempfile.mkdtemp(prefix="temper-jail-")
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = json.dumps(self._settings(theirs.fileno()))
-        command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(Path(__file__).parents[2]), settings]
+        given = json.dumps({**settings, "control": theirs.fileno(), "root": self._root})
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(Path(__file__).parents[2]), given]
         self.process = subprocess.Popen(
             command,
             env=_ENVIRONMENT,
@@ -246,7 +247,7 @@ class Server:
             self.close()
             raise UserError(f"this machine cannot hide the run's files from a process: {self.report}")
 
-    def _settings(self, control: int) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         standard = os.path.realpath(sysconfig.get_path("stdlib"))
         shown = [p for name in self.packages for p in _package(name)]
         from temper.tools.jail.view import LIBRARIES
@@ -256,8 +257,6 @@ class Server:
         site |= {os.path.realpath(p) for p in getsitepackages()}
         site |= {f"{standard}/site-packages", f"{standard}/dist-packages", "/usr/lib/python3/dist-packages"}
         return {
-            "control": control,
-            "root": self._root,
             "readable": sorted({standard, *libraries, *shown}),
             "hidden": sorted(site),
             "path": [standard, f"{standard}/lib-dynload", *sorted({os.path.dirname(p) for p in shown})],
