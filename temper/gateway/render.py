@@ -7,11 +7,14 @@ text too, but means itself in what the system and the assistant say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from temper.errors import UserError
 from temper.gateway.errors import invalid, too_long
 from temper.models.render import CUT, TRUSTED, renderer_of
+
+SAMPLE = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 
 
 class Renderer:
@@ -30,11 +33,18 @@ class Renderer:
 
     def marked(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Messages with marks in the special tokens of what the system and the assistant say."""
-        self._worth(sum(len(m["content"]) for m in messages))
+        self._worth(_size(messages))
+        if len(messages) > self.context:
+            raise too_long(f"more than {self.context}", self.context)
+        if any(m["role"] == "tool" for m in messages) and not self.base.knows("tool"):
+            raise invalid("the model's chat template does not show messages of role tool", "messages")
         return [self._own(m) if m["role"] in TRUSTED else m for m in messages]
 
     def marked_text(self, marked: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
         """The template's text of messages that are marked already."""
+        self._worth(_size(tools))
+        if tools and not self.shows_tools:
+            raise invalid("the model's chat template does not show tools", "tools")
         try:
             return self.base.text(marked, True, tools)
         except UserError as error:
@@ -49,6 +59,10 @@ class Renderer:
         """Ids of a prompt that the client wrote whole: its control tokens are meant."""
         return self.ids(text.replace(CUT, "\ufffd"), first=first)
 
+    @cached_property
+    def shows_tools(self) -> bool:
+        return self.base.shows_tools([SAMPLE])
+
     def _own(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.base.own(value, self.markup)
@@ -60,3 +74,12 @@ class Renderer:
         """Refuses what is longer than the context whatever its tokens are, before anything is encoded."""
         if characters > self.context * self.longest:
             raise too_long(f"more than {self.context}", self.context)
+
+
+def _size(value: Any) -> int:
+    """Characters in all strings of `value`."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_size(v) for v in value.values())
+    return sum(_size(v) for v in value) if isinstance(value, (list, tuple)) else 0

@@ -144,6 +144,8 @@ WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"messages": [*ASK, {"role": "system", "content": "late"}]}, 400, "invalid_value"),
     ({"messages": [{"role": "user", "content": "a " * 3000}]}, 400, "context_length_exceeded"),
     ({"messages": [{"role": "user", "content": "a " * 500_000}]}, 400, "context_length_exceeded"),
+    ({"messages": ASK * 2000}, 400, "context_length_exceeded"),
+    ({"tools": [{**TOOL, "more": "a " * 500_000}]}, 400, "context_length_exceeded"),
     ({"temperature": "hot"}, 400, "invalid_value"),
     ({"temperature": True}, 400, "invalid_value"),
     ({"temperature": 3}, 400, "invalid_value"),

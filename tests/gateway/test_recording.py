@@ -164,6 +164,13 @@ def test_the_context_is_what_the_template_says(family: str) -> None:
     assert list(last.ids) == made.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
 
 
+def test_a_template_without_tools_says_so() -> None:
+    s = session(builders.gemma_tokenizer(), "ab")
+    for fields in ({"messages": USER, "tools": [TOOL]}, {"messages": [*USER, {"role": "tool", "content": "3"}]}):
+        with pytest.raises(ApiError, match="template"):
+            s.prompt(asked_.chat({"model": "m", **fields}))
+
+
 def test_qwen3_drops_earlier_reasoning_and_forks() -> None:
     s = session(builders.qwen3_tokenizer(), "<think>\nhm\n</think>\n\nab", "cd")
     first = chat(s, USER)
