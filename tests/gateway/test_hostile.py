@@ -165,6 +165,7 @@ def test_a_door_for_others_needs_a_key(tokenizer: Any) -> None:
     from temper.gateway.render import Renderer
     from temper.gateway.sessions import Open
 
-    session = Open("toy", Scripted(tokenizer, "x"), Renderer(tokenizer, 512))
+    sampler: Any = Scripted(tokenizer, "x")
+    session = Open("toy", sampler, Renderer(tokenizer, 512))
     with pytest.raises(UserError, match="set a token"):
         asyncio.run(Gateway(session).start("0.0.0.0"))
