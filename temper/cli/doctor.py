@@ -56,6 +56,7 @@ def examine() -> dict[str, Any]:
         "optional": {name: _optional(*about) for name, about in OPTIONAL.items()},
         "bundled_models": _bundled(),
         "reasoning_gym": _reasoning_gym(),
+        "sandbox": _sandbox(),
         "usable": all(packages.values()),
     }
 
@@ -77,6 +78,9 @@ def lines(d: dict[str, Any]) -> list[str]:
     for about in d["optional"].values():
         text = f"{about['version'] or '–'}  {about['enables']}"
         out += _row(about["package"], text if about["version"] else f"{text}: {about['remedy']}", about["version"])
+    out += ["", bold("the Python tool's sandbox")]
+    for what, how in d["sandbox"].items():
+        out += _row(what, how, what != "unusable")
     gym = d["reasoning_gym"]
     if "error" in gym:
         out += _row("reasoning-gym", gym["error"], False)
@@ -129,6 +133,13 @@ def _bundled() -> dict[str, bool]:
     from temper.cli.source import PACKAGE
 
     return {"temper-tiny": (PACKAGE / "models" / "temper_tiny" / "config.json").exists()}
+
+
+def _sandbox() -> dict[str, str]:
+    """What keeps sampled code in, here."""
+    from temper.tools.sandbox import isolation
+
+    return isolation()
 
 
 def _reasoning_gym() -> dict[str, Any]:

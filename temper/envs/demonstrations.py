@@ -39,39 +39,3 @@ class Demonstrations:
             turns.append(record.add(ids, turns[-1] if turns else -1, author=ENV if author == ENV else self.role))
         record.judge(turns, role=self.role)
         return record.episode()
-
-
-def chat_spans(
-    messages: Sequence[Mapping[str, Any]], tokenizer: Any, role: str = "solver"
-) -> list[tuple[str, list[int]]]:
-    """A conversation as spans, by the tokenizer's own template: assistant turns (with their end token) are the role's.
-
-    The template is rendered on growing prefixes of the messages, so each span is exactly what it added. ValueError
-    when the template rewrites what came before, and the spans would not add up to the conversation.
-    """
-    spans: list[tuple[str, list[int]]] = []
-    done: list[int] = []
-    for n, message in enumerate(messages, start=1):
-        if message["role"] == "assistant":
-            opened = _render(tokenizer, messages[: n - 1], True)
-            closed = _render(tokenizer, messages[:n], False)
-            _extend(spans, done, opened, ENV)
-            _extend(spans, done, closed, role)
-    return spans
-
-
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], opening: bool) -> list[int]:
-    if not messages and not opening:
-        return []
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=opening, tokenize=True, return_dict=False
-    )
-    return ids
-
-
-def _extend(spans: list[tuple[str, list[int]]], done: list[int], whole: list[int], author: str) -> None:
-    if whole[: len(done)] != done:
-        raise ValueError("the chat template rewrites earlier messages: this conversation has no exact spans")
-    if len(whole) > len(done):
-        spans.append((author, whole[len(done) :]))
-        done[:] = whole

@@ -88,6 +88,7 @@ def test_doctor_says_what_is_usable(temper: Temper) -> None:
         assert name in text and why in text
     for about in found["optional"].values():
         assert about["version"] or about["remedy"] in text
+    assert found["sandbox"] and all(what in text and how in text for what, how in found["sandbox"].items())
 
 
 def test_what_is_installed_on_first_use_is_what_is_locked() -> None:

@@ -12,8 +12,7 @@ import torch
 
 from temper.backends.base import AdamW
 from temper.columns import ADVANTAGE, ENTROPY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
-from temper.envs.conversations import demonstrated
-from temper.envs.demonstrations import chat_spans
+from temper.envs.conversations import Dialogue, chains_of, demonstrated
 from temper.envs.single import SingleTurn
 from temper.objective import Term
 from temper.parts import advantages, curricula, gates, logprobs, losses, preferences, ratios, rewards, values, walks
@@ -203,7 +202,8 @@ def test_tables_name_only_what_exists() -> None:
 
 
 def spans(task: Task, tokenizer: Any) -> Any:
-    return chat_spans([*task.messages, {"role": "assistant", "content": task.answer}], tokenizer)
+    (chain,) = chains_of(Dialogue(task.messages, [{"role": "assistant", "content": task.answer}]), tokenizer)
+    return chain
 
 
 def short_game() -> Any:

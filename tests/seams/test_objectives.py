@@ -10,7 +10,8 @@ import torch
 
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, GROUP, LOGP, REWARD, TASK, TOKEN, VERSION, Column, boolean, floating
-from temper.envs.demonstrations import Demonstrations, chat_spans
+from temper.envs.conversations import Dialogue, chains_of
+from temper.envs.demonstrations import Demonstrations
 from temper.envs.single import SingleTurn
 from temper.envs.switch import Switch
 from temper.loop import train, train_all
@@ -36,7 +37,8 @@ class NLL:
 
 
 def spans(task: Task, tokenizer: Any) -> Any:
-    return chat_spans([*task.messages, {"role": "assistant", "content": task.answer}], tokenizer)
+    (chain,) = chains_of(Dialogue(task.messages, [{"role": "assistant", "content": task.answer}]), tokenizer)
+    return chain
 
 
 def sft(policy: Policy, **fields: Any) -> Run:
