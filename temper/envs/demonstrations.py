@@ -31,7 +31,7 @@ class Demonstrations:
         return (self.role,)
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
-        record, turns = Recorder(task), []
+        record, turns = Recorder(task), list[int]()
         spans = self.spans(task, roles[self.role].tokenizer)
         if self.longest and sum(len(ids) for _, ids in spans) > self.longest:
             raise Drop("demonstration too long")

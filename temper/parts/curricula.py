@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,13 +183,6 @@ class Growing:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.open, self.made, self.recent = saved["open"], saved["made"], list(saved["recent"])
         self._level = dict(saved["level"])
-
-
-def interleave(sources: Iterable[Sequence[Task]]) -> list[Task]:
-    """Tasks of several sources, one of each in turn."""
-    sources = [list(s) for s in sources]
-    longest = max(map(len, sources), default=0)
-    return [s[i] for i in range(longest) for s in sources if i < len(s)]
 
 
 def _state(part: Any) -> Any:
