@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from temper import console, transcripts
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, REWARD, TASK, TOKEN, TRAJECTORY
 from temper.errors import UserError
+from temper.parts.advantages import highest, lowest
 from temper.trackers import Tracker, tracker
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ def measure(batch: Batch) -> dict[str, Any]:
     if REWARD not in batch:
         return record
     r = batch[REWARD]
-    spread = r - batch.spread(batch.mean(r, TRAJECTORY, GROUP), GROUP, TRAJECTORY)
+    centre = batch.spread(batch.mean(r, TRAJECTORY, GROUP), GROUP, TRAJECTORY)
+    spread = r - centre.clamp(lowest(batch, r), highest(batch, r))  # equal rewards cancel exactly, whatever they are
     std = batch.mean(spread * spread, TRAJECTORY, GROUP).sqrt()
     std = std[~std.isnan()]
     judged = r[~r.isnan()]
@@ -300,8 +301,3 @@ def _histogram(values: list[float], bins: int = 20) -> dict[str, list[float]]:
         return {"edges": [], "counts": []}
     counts, edges = np.histogram(values, bins=bins)
     return {"edges": [float(e) for e in edges], "counts": [int(c) for c in counts]}
-
-
-def warn(message: str) -> None:
-    """One line on the terminal that is not part of the progress."""
-    print(f"note: {message}", file=sys.stderr, flush=True)

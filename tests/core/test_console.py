@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from temper import console
+from temper.carrier import Batch
+from temper.episode import Completion, Recorder
+from temper.report import measure
+from temper.tasks.task import Task
 
 
 def record(step: int, silent: float, reward: float = 0.0) -> dict[str, Any]:
@@ -49,3 +53,21 @@ def test_table_is_aligned() -> None:
     rows = [["task", "", "before"], ["a", "trained", "0.1"], ["mean", "", "0.25"]]
     widths = {len(text) for text in console.table(rows)}
     assert len(widths) == 1
+
+
+def rewarded(rewards: list[float]) -> Batch:
+    """One group with these rewards."""
+    record = Recorder(Task("t", "?"))
+    prompt = record.add([1])
+    for reward in rewards:
+        record.judge([prompt, record.sampled(Completion((4,), (-0.5,)), prompt)], reward=reward)
+    return Batch.of([record.episode()])
+
+
+@pytest.mark.parametrize(("rewards", "silent"), [([0.1] * 7, 1.0), ([0.1] * 6 + [0.2], 0.0), ([0.0, 0.0], 1.0)])
+def test_equal_rewards_are_no_signal_whatever_they_are(rewards: list[float], silent: float) -> None:
+    assert measure(rewarded(rewards))["frac_reward_zero_std"] == silent
+
+
+def test_spread_of_rewards_by_hand() -> None:
+    assert measure(rewarded([0.0, 1.0, 1.0, 0.0]))["reward_std"] == pytest.approx(0.5)
