@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,9 @@ from temper.carrier import Batch, Structure
 from temper.columns import (
     ALLOWED,
     AUTHOR,
+    EPISODE,
     FINISH,
+    GROUP_KEY,
     INFO,
     LOGP,
     OUTCOME,
@@ -24,8 +27,10 @@ from temper.columns import (
     TEMPERATURE,
     TRAJECTORY,
     TURN,
+    TURN_REWARD,
     TURN_TEXT,
     VERSION,
+    Column,
 )  # fmt: skip
 from temper.episode import ENV, Episode, Trajectory, Turn
 
@@ -33,20 +38,22 @@ BEHAVIOUR = LOGP.of("behaviour")
 
 
 def to_batch(episodes: list[Episode]) -> Batch:
-    """Episodes of one request share identical ENV turns (a prompt is stored once); groups are request x role."""
+    """Episodes of one request share identical ENV turns (a prompt is stored once).
+
+    Groups are request x role x what `Trajectory.group` says.
+    """
     return _Builder().add(episodes).batch()
 
 
 def to_episodes(b: Batch) -> list[Episode]:
-    """One episode a request, with every turn and trajectory: for stages that edit what was rolled out.
+    """The plays again, each with its turns and trajectories: for stages that edit what was rolled out.
 
     Behaviour log-probs, rewards and their parts go along; other columns are derived again after editing.
     """
-    group = b.structure.group.tolist()
+    plays = b.by([(b[REQUEST][g], n) for g, n in zip(b.structure.group.tolist(), b[EPISODE].tolist())], TRAJECTORY)
     out = []
-    for request in dict.fromkeys(b[REQUEST]):
-        rows = [j for j, g in enumerate(group) if b[REQUEST][g] == request]
-        part = b.select(torch.tensor([j in set(rows) for j in range(len(group))]))
+    for k, (request, _) in enumerate(plays.keys):
+        part = b.select(plays.index == k)
         turns = tuple(_turn_of(part, u) for u in range(part.size(TURN)))
         trajectories = tuple(_trajectory_of(part, j) for j in range(part.size(TRAJECTORY)))
         out.append(Episode(part[TASK][0], turns, trajectories, request, part[SPLIT][0]))
@@ -60,17 +67,21 @@ def _turn_of(b: Batch, u: int) -> Turn:
         logp = None if bool(values.isnan().any()) else tuple(values.tolist())
     return Turn(
         tuple(b.turn_ids(u)), int(b.structure.parent[u]), b[AUTHOR][u], b[TURN_TEXT][u], logp, b[FINISH][u],
-        int(b[VERSION][u]), float(b[TEMPERATURE][u]), b[SUPPORT][u], b[ALLOWED][u],
+        int(b[VERSION][u]), float(b[TEMPERATURE][u]), b[SUPPORT][u], b[ALLOWED][u], _given(b, TURN_REWARD, u),
     )  # fmt: skip
 
 
 def _trajectory_of(b: Batch, j: int) -> Trajectory:
-    reward = float(b[REWARD][j]) if REWARD in b else float("nan")
     parts = {c.name[7:]: float(b[c][j]) for c in b.columns if c.name.startswith("reward@")}
     return Trajectory(
-        tuple(b.turns_of(j)), b[ROLE][j], None if reward != reward else reward,
-        {n: v for n, v in parts.items() if v == v}, b[OUTCOME][j], b[INFO][j],
+        tuple(b.turns_of(j)), b[ROLE][j], _given(b, REWARD, j), {n: v for n, v in parts.items() if v == v},
+        b[OUTCOME][j], b[INFO][j], b[GROUP_KEY][b.structure.group[j]],
     )  # fmt: skip
+
+
+def _given(b: Batch, column: Column, row: int) -> float | None:
+    value = float(b[column][row]) if column in b else float("nan")
+    return None if value != value else value
 
 
 class _Builder:
@@ -82,7 +93,9 @@ class _Builder:
         self.trajectories: list[Trajectory] = []
         self.pairs: list[tuple[int, int]] = []
         self.owner: list[int] = []
-        self.group_row: dict[tuple[str, str], int] = {}
+        self.plays: Counter[str] = Counter()
+        self.play: list[int] = []  # of each trajectory
+        self.group_row: dict[tuple[str, str, str], int] = {}
         self.first: list[Episode] = []  # of each group: what its TASK, REQUEST and SPLIT are read from
         self.shared: dict[Any, int] = {}
 
@@ -93,11 +106,13 @@ class _Builder:
                 parent = rows[t.parent] if t.parent >= 0 else -1
                 rows.append(self._turn(t, parent, e.request))
             for j in e.trajectories:
-                self.owner.append(self.group_row.setdefault((e.request, j.role), len(self.group_row)))
+                self.owner.append(self.group_row.setdefault((e.request, j.role, j.group), len(self.group_row)))
+                self.play.append(self.plays[e.request])
                 if len(self.first) < len(self.group_row):
                     self.first.append(e)
                 self.pairs += [(rows[u], len(self.trajectories)) for u in j.turns]
                 self.trajectories.append(j)
+            self.plays[e.request] += 1
         return self
 
     def _turn(self, t: Turn, parent: int, request: str) -> int:
@@ -136,7 +151,8 @@ class _Builder:
         trajectory = {ROLE: [t.role for t in j], OUTCOME: [t.outcome for t in j], INFO: [t.info for t in j]}
         e = self.first
         group = {TASK: [x.task for x in e], REQUEST: [x.request for x in e], SPLIT: [x.split for x in e]}
-        batch = Batch(structure)
+        group[GROUP_KEY] = [key for _, _, key in self.group_row]
+        batch = Batch(structure).put(EPISODE, torch.tensor(self.play, dtype=torch.int64))
         for column, values in {**turn, **trajectory, **group}.items():
             batch = batch.put(column, values)
         rows = [t for t, kept in zip(self.turns, taken) if kept]
@@ -145,6 +161,8 @@ class _Builder:
             batch = batch.put(LOGP.of("behaviour"), _floats(logp))
         if any(t.reward is not None for t in j):
             batch = batch.put(REWARD, _floats(torch.nan if t.reward is None else t.reward for t in j))
+        if any(t.reward is not None for t in self.turns):
+            batch = batch.put(TURN_REWARD, _floats(torch.nan if t.reward is None else t.reward for t in self.turns))
         for name in dict.fromkeys(n for t in j for n in t.rewards):
             batch = batch.put(REWARD.of(name), _floats(t.rewards.get(name, torch.nan) for t in j))
         return batch

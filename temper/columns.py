@@ -43,12 +43,18 @@ FINISH = Column("finish", TURN, anything, '"stop", "length" or None')
 VERSION = Column("version", TURN, integer, "of the weights that sampled the turn; -1 = nobody's")
 TEMPERATURE = Column("temperature", TURN, floating, "that the logits were divided by")
 TURN_TEXT = Column("turn_text", TURN, anything, "derived text of the turn")
+TURN_REWARD = Column("turn_reward", TURN, floating, "what the environment gave the turn; NaN = nothing")
 SUPPORT = Column("support", TURN, anything, "per token the ids that truncation left, or None")
 ALLOWED = Column("allowed", TURN, anything, "the ids that could be sampled, or None")
 ROLE = Column("role", TRAJECTORY, anything, "the seat that made the trajectory")
 OUTCOME = Column("outcome", TRAJECTORY, anything, '"ok" or why there is no reward')
 INFO = Column("info", TRAJECTORY, anything, "what the environment noted (a mapping)")
+EPISODE = Column("episode", TRAJECTORY, integer, "which play of its request made the trajectory, from 0")
 TASK = Column("task", GROUP, anything, "the Task")
 REQUEST = Column("request", GROUP, anything, "the request that the group answers")
 SPLIT = Column("split", GROUP, anything, '"train" or an evaluation\'s name')
-CORE = (AUTHOR, FINISH, VERSION, TEMPERATURE, TURN_TEXT, SUPPORT, ALLOWED, ROLE, OUTCOME, INFO, TASK, REQUEST, SPLIT)
+GROUP_KEY = Column("group_key", GROUP, anything, "what tells the group from others of its request and role, or empty")
+CORE = (
+    AUTHOR, FINISH, VERSION, TEMPERATURE, TURN_TEXT, SUPPORT, ALLOWED, ROLE, OUTCOME, INFO, EPISODE, TASK, REQUEST,
+    SPLIT, GROUP_KEY,
+)  # fmt: skip

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from temper.tasks.task import Task
@@ -46,6 +46,7 @@ class Turn:
 
     parent  index of the turn before it in the model's context, -1 opens a fresh context
     logp    behaviour log-probs, one an id; None for demonstrations and for ENV turns
+    reward  of a sampled turn, where the environment gives one; the trajectory's own reward is another matter
     """
 
     ids: tuple[int, ...]
@@ -58,6 +59,7 @@ class Turn:
     temperature: float = 1.0
     support: tuple[tuple[int, ...], ...] | None = None
     allowed: tuple[int, ...] | None = None
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Trajectory:
     reward   None = not judged (yet, or by this judge): never the same as 0
     rewards  the parts of the reward by name
     outcome  "ok", or the reason why there is no reward ("timeout", "error: …", "infrastructure: …")
+    group    names a comparison group of its own within request and role (a common prefix, a sub-query); empty: the role's
     """
 
     turns: tuple[int, ...]
@@ -77,6 +80,7 @@ class Trajectory:
     rewards: Mapping[str, float] = field(default_factory=dict)
     outcome: str = "ok"
     info: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,12 @@ class Recorder:
     def judge(self, turns: Sequence[int], *, role: str = "solver", reward: float | None = None, **fields: Any) -> None:
         """Declare a trajectory over `turns`; `fields` are those of Trajectory."""
         self.trajectories.append(Trajectory(tuple(turns), role, reward, **fields))
+
+    def score(self, turn: int, reward: float) -> None:
+        """Reward of one sampled turn. ValueError for a turn that no policy sampled."""
+        if self.turns[turn].author == ENV:
+            raise ValueError(f"turn {turn} is the environment's own: only what a role wrote has a reward")
+        self.turns[turn] = replace(self.turns[turn], reward=reward)
 
     def context(self, turn: int) -> tuple[int, ...]:
         """The ids that a model has in context after `turn`."""
