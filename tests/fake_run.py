@@ -149,6 +149,7 @@ def turn(rng: random.Random, parent: int, author: str, text: str, credit: float 
     n = len(tokens)
     sampled = author != "env"
     record: dict[str, Any] = {"parent": parent, "author": author, "version": 4, "tokens": tokens, "sampled": sampled}
+    record["ids"] = [sum(map(ord, token)) for token in tokens]
     record |= {"finish": "stop" if sampled else None, "logp": None, "advantage": None}
     if sampled:
         record["entropy"] = [rng.expovariate(1.6) for _ in range(n)]

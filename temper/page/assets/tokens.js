@@ -115,7 +115,6 @@ class TokenView {
     if (long) text.classList.add('folded');
     const head = h('header', {},
       h('b', { class: 'author' }, turn.author ?? '?'), h('span', {}, `turn ${i}${item.back && this.whole ? `, after turn ${turn.parent}` : ''}`), h('span', {}, plural(turn.length, 'token')),
-      turn.ids && isNumber(turn.ids[k]) && row('token id', String(turn.ids[k])),
       turn.sampled && isNumber(turn.version) && h('span', {}, `weights v${turn.version}`),
       turn.finish && turn.sampled && h('span', { class: turn.finish === 'length' ? 'bad' : '' }, FINISH[turn.finish] || words(turn.finish)),
       owners > 1 && h('span', {}, `shared by ${owners} attempts`), !item.member && h('span', {}, 'context only'),
