@@ -356,7 +356,8 @@ def test_a_token_tells_its_values(page: Browser) -> None:
     open_group(page, "countdown")
     page.click(".turn.sampled .tok")
     panel = page.js("document.querySelector('.inspector').textContent")
-    for part in ("token 1 of", "position 12", "advantage", "ratio", "log-prob", "entropynot set", "version 4", "token id"):
+    known = ("token 1 of", "position 12", "advantage", "ratio", "log-prob", "entropynot set", "version 4", "token id")
+    for part in known:
         assert part in panel
     page.js("document.querySelector('.tokens').focus({preventScroll: true})")
     page.key("ArrowRight")
