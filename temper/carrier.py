@@ -249,7 +249,7 @@ class Batch:
 
     @staticmethod
     def of(episodes: Iterable[Episode]) -> Batch:
-        """The bridge from records. Episodes of one request share identical ENV turns; groups are request × role × `group`."""
+        """The bridge from records. Episodes of one request share identical ENV turns; groups: see `temper.bridge`."""
         from temper.bridge import to_batch
 
         return to_batch(list(episodes))

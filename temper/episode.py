@@ -71,7 +71,7 @@ class Trajectory:
     reward   None = not judged (yet, or by this judge): never the same as 0
     rewards  the parts of the reward by name
     outcome  "ok", or the reason why there is no reward ("timeout", "error: …", "infrastructure: …")
-    group    names a comparison group of its own within request and role (a common prefix, a sub-query); empty: the role's
+    group    names a side group, compared on its own within request and role (attempts behind one prefix); empty: none
     """
 
     turns: tuple[int, ...]

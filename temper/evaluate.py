@@ -11,10 +11,11 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import FINISH, OUTCOME, REWARD, TASK, TOKEN, TRAJECTORY, TURN_TEXT
+from temper.columns import FINISH, GROUP_KEY, OUTCOME, REWARD, ROLE, TASK, TOKEN, TRAJECTORY, TURN_TEXT
 from temper.errors import UserError
 from temper.request import Request
 from temper.stage import Stage
@@ -48,6 +49,7 @@ class Evaluation:
     threshold  a reward at least this high is a pass
     every      steps between evaluations in the loop (0: only start and end)
     seed       of its random streams, the same at every evaluation: attempts are paired over time
+    role       whose trajectories count (None: every role's); those of side groups (`Trajectory.group`) never do
     """
 
     tasks: Sequence[Task]
@@ -58,6 +60,7 @@ class Evaluation:
     name: str = "eval"
     seed: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    role: str | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tasks):
@@ -106,7 +109,7 @@ class Evaluation:
             }
             run.counts = counts
         self.failed = failures(groups)
-        return [answers_of(g, t, self.attempts) for g, t in zip(groups, self.tasks)]
+        return [answers_of(_of_role(g, self.role), t, self.attempts) for g, t in zip(groups, self.tasks)]
 
     def comparison(self) -> dict[str, Any]:
         """What summary.json says: before, after, and their paired difference."""
@@ -170,6 +173,14 @@ def failures(groups: Sequence[Batch | None]) -> dict[str, int]:
     """{why an attempt has no reward: how many}, the most frequent first, at most five."""
     why = Counter(o for g in groups if g is not None and OUTCOME in g for o in g[OUTCOME] if o != "ok")
     return dict(why.most_common(5))
+
+
+def _of_role(b: Batch | None, role: str | None) -> Batch | None:
+    if b is None:
+        return None
+    main = [key == "" for key in b[GROUP_KEY]]
+    kept = [main[g] and role in (None, r) for g, r in zip(b.structure.group.tolist(), b[ROLE])]
+    return b if all(kept) else b.select(torch.tensor(kept))
 
 
 def answers_of(group: Batch | None, task: Task, attempts: int) -> Answers:

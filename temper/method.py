@@ -8,6 +8,7 @@ from typing import Any
 
 from temper.carrier import Batch
 from temper.objective import Term
+from temper.request import Env
 from temper.stage import Stage
 
 
@@ -23,6 +24,7 @@ class Method:
     greedy       also play one greedy attempt per task (ReMax)
     epochs, minibatches  see Update
     policies     further policies that it needs (a reference, a teacher), by name
+    env          the rollout topology that it is about (None: any)
     """
 
     on_group: list[Stage] = field(default_factory=list)
@@ -36,3 +38,4 @@ class Method:
     before: list[Callable[..., None]] = field(default_factory=list)
     after: list[Callable[..., None]] = field(default_factory=list)
     policies: dict[str, Any] = field(default_factory=dict)
+    env: Env | None = None

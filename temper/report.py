@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import temper
 from temper import console, transcripts
 from temper.carrier import Batch
-from temper.columns import FINISH, GROUP, REWARD, TASK, TOKEN, TRAJECTORY
+from temper.columns import FINISH, GROUP, INFO, REWARD, ROLE, TASK, TOKEN, TRAJECTORY
 from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
 from temper.trackers import Tracker, tracker
@@ -207,6 +208,7 @@ def measure(batch: Batch) -> dict[str, Any]:
         "completions/clipped_ratio": sum(f == "length" for f in finish) / max(1, len(finish)),
         "hist/length": _histogram(length.tolist()),
     }
+    record |= _noted(batch)
     if REWARD not in batch:
         return record
     r = batch[REWARD]
@@ -228,7 +230,24 @@ def measure(batch: Batch) -> dict[str, Any]:
     grouping = batch.by([batch[TASK][g].source for g in batch.structure.group.tolist()], TRAJECTORY)
     for source, value in zip(grouping.keys, grouping.mean(r).tolist()):
         record[f"by_source/{source}/reward"] = value
+    roles = batch.by(ROLE, TRAJECTORY)
+    if len(roles.keys) > 1:
+        record |= {f"by_role/{k}/reward": v for k, v in zip(roles.keys, roles.mean(r).tolist())}
     return record
+
+
+def _noted(batch: Batch) -> dict[str, float]:
+    """Means of the numbers that the environment noted about its trajectories; a mapping of numbers is counts."""
+    numbers: dict[str, list[float]] = {}
+    counts: Counter[str] = Counter()
+    for info in batch[INFO]:
+        for key, value in (info or {}).items():
+            if isinstance(value, (int, float)):
+                numbers.setdefault(key, []).append(value)
+            elif isinstance(value, Mapping):
+                counts.update({f"{key}/{k}": n for k, n in value.items() if isinstance(n, (int, float))})
+    means = {key: sum(values) / len(values) for key, values in numbers.items()}
+    return {f"env/{key}": v for key, v in (means | {k: n / len(batch[INFO]) for k, n in counts.items()}).items()}
 
 
 def describe(run: Run) -> dict[str, Any]:

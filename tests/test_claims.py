@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import claim
+from studies import check, claim
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
@@ -16,7 +16,26 @@ STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
 def test_page_is_what_its_figures_say(path: Path) -> None:
-    assert path.with_suffix(".md").read_text() == claim.page(json.loads(path.read_text()))
+    data = json.loads(path.read_text())
+    pages = check if data.get("kind") == "check" else claim
+    assert path.with_suffix(".md").read_text() == pages.page(data)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_outcome_is_what_the_runs_say(path: Path) -> None:
+    data = json.loads(path.read_text())
+    for m in data.get("measures", []):
+        pairs = zip(data["figures"][m["arm"]], data["figures"][m["against"]], strict=True)
+        found = check.interval([x[m["figure"]] - y[m["figure"]] for x, y in pairs])
+        assert found == {k: m[k] for k in found}
+    held = [m["held"] for m in data.get("measures", [])]
+    words = "reproduced" if all(held) else "partly reproduced" if any(held) else "not reproduced"
+    assert data.get("outcome", "reproduced") == words
+
+
+def test_an_interval_by_hand() -> None:
+    found = check.interval([1.0, 2.0, 3.0])  # mean 2, s 1, t(2) = 4.303
+    assert found == pytest.approx({"difference": 2.0, "low": 2 - 4.303 / 3**0.5, "high": 2 + 4.303 / 3**0.5})
 
 
 def test_quickstart_rises_in_three_seeds_of_three() -> None:

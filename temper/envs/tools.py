@@ -59,6 +59,7 @@ class ToolUse:
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens, longest=self.longest)
         outcomes: Counter[str] = Counter()
+        log: list[dict[str, Any]] = []
         async with self.toolbox.episode() as box:
             chat.start(*self._opening(chat.render, task, box.schemas))
             while (said := await chat.say(self._end, **self._stop())) is not None:
@@ -67,11 +68,12 @@ class ToolUse:
                     break
                 results = await concurrently([box.run(c) for c in calls])
                 outcomes.update(r.outcome for r in results)
+                log += [noted(chat.said - 1, c, r) for c, r in zip(calls, results)]
                 if any(r.outcome == "fault" for r in results):
                     raise Drop("tool fault")
                 if not chat.observe(self._observation(chat.render, calls, results)):
                     break
-        chat.judge(info={"calls": outcomes.total(), "outcomes": dict(outcomes)})
+        chat.judge(info={"calls": log, "outcomes": dict(outcomes)})
         return chat.record.episode()
 
     async def aclose(self) -> None:
@@ -106,6 +108,12 @@ class ToolUse:
             return [{"role": "user", "content": "\n\n".join(r.text for r in results)}]
         names = [c.name if isinstance(c, Call) else "" for c in calls]
         return [{"role": "tool", "name": n, "content": r.text} for n, r in zip(names, results)]
+
+
+def noted(turn: int, call: Call | Result, result: Result) -> dict[str, Any]:
+    """A call for a trajectory's info. turn: which of the policy's turns made it, from 0; name "" could not be read."""
+    asked = (call.name, dict(call.arguments)) if isinstance(call, Call) else ("", {})
+    return {"turn": turn, "name": asked[0], "arguments": asked[1], "outcome": result.outcome, "text": result.text}
 
 
 async def concurrently(runs: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:

@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 
 from temper.carrier import Batch
-from temper.columns import AUTHOR, INFO, OUTCOME, REWARD, ROLE, SPLIT, TASK, TRAJECTORY, TURN_TEXT, VERSION, Column
+from temper.columns import (
+    AUTHOR,
+    GROUP_KEY,
+    INFO,
+    OUTCOME,
+    REWARD,
+    ROLE,
+    SPLIT,
+    TASK,
+    TRAJECTORY,
+    TURN_TEXT,
+    VERSION,
+    Column,
+)
 from temper.episode import ENV
 from temper.errors import UserError
 from temper.rewards.load import Reward
@@ -33,6 +46,8 @@ class Rewards:
     weights    one a function (default 1). A part that is not applicable (None) is left out; when all are, so is the sum
     timeout    seconds of one call; workers: processes
     extras     names of further numbers that functions return and that become columns REWARD.of(name)
+    roles      whose trajectories are judged (None: all); the others, and those of side groups (`Trajectory.group`)
+               that the environment has judged, keep the reward that they have
     give_up    after so many failed judgements in a row (or a whole batch of groups) raise UserError; 0: never
 
     A call that times out, crashes, raises or returns no number leaves NaN and says why in OUTCOME; trajectories that
@@ -44,6 +59,7 @@ class Rewards:
     timeout: float = 10.0
     workers: int = 1
     extras: Sequence[str] = ()
+    roles: tuple[str, ...] | None = None
     give_up: int = 64
     kind: str = field(default="reward", init=False, repr=False)
 
@@ -63,7 +79,11 @@ class Rewards:
         if not self._rewards:
             return (REWARD,)
         step = (VERSION,) if any("trainer_state" in r.signature.takes for r in self._rewards) else ()
-        return (TASK, SPLIT, INFO, AUTHOR, TURN_TEXT, ROLE, OUTCOME, *step)
+        return (TASK, SPLIT, INFO, AUTHOR, TURN_TEXT, ROLE, OUTCOME, GROUP_KEY, *step)
+
+    @property
+    def uses(self) -> tuple[Column, ...]:
+        return (REWARD,) if self._rewards else ()
 
     @property
     def writes(self) -> tuple[Column, ...]:
@@ -93,8 +113,9 @@ class Rewards:
     async def __call__(self, b: Batch) -> Batch:
         if not self._rewards:
             return b
-        judged = await self._judge(b)
         n = b.size(TRAJECTORY)
+        mine = self._mine(b)
+        judged = await self._judge(b, [i for i in range(n) if mine[i] and b[OUTCOME][i] == "ok"])
         outcomes = list(b[OUTCOME])
         tally = self._tallies[b[SPLIT][0] != "train"] if n else Tally()
         for verdicts, reward in zip(judged, self._rewards):
@@ -103,14 +124,25 @@ class Rewards:
                 if v.outcome != "ok" and outcomes[i] == "ok":
                     outcomes[i] = _blamed(v.outcome, reward.name)
         self._watch(judged, b.structure.groups)
-        b = b.put(REWARD, _total(judged, self._weights, outcomes)).put(OUTCOME, outcomes)
+        given = b[REWARD] if REWARD in b else torch.full((n,), math.nan)
+        total = torch.where(torch.tensor(mine), _total(judged, self._weights, outcomes), given)
+        b = b.put(REWARD, total).put(OUTCOME, outcomes)
         for name in self._names:
             b = b.put(REWARD.of(name), _part(name, judged, self._rewards, n))
         return b
 
-    async def _judge(self, b: Batch) -> Judged:
+    def _mine(self, b: Batch) -> list[bool]:
+        """[trajectories] whether it is judged here."""
+        given = (~b[REWARD].isnan()).tolist() if REWARD in b else [False] * b.size(TRAJECTORY)
+        aside = [key != "" for key in b[GROUP_KEY]]
+        roles = self.roles or set(b[ROLE])
+        return [
+            role in roles and not (aside[g] and has)
+            for role, g, has in zip(b[ROLE], b.structure.group.tolist(), given, strict=True)
+        ]
+
+    async def _judge(self, b: Batch, alive: Sequence[int]) -> Judged:
         rows = rows_of(b, VERSION in self.reads)
-        alive = [i for i, outcome in enumerate(b[OUTCOME]) if outcome == "ok"]
         calls: list[Call] = []
         owners: list[list[int]] = []
         for k, reward in enumerate(self._rewards):

@@ -15,22 +15,25 @@ from temper.parts.curricula import Shuffled
 from temper.parts.rewards import Rewards
 from temper.parts.schedules import Linear, WarmUp
 from temper.policy import Policy
+from temper.recipe import extends
+from temper.request import Env
 from temper.rewards.load import rewards_from
 from temper.run import Run
+from temper.stage import Stage
 from temper.tasks.task import Task
 
 SUITE = "quickstart"  # trained on when no data is given: reasoning-gym tasks that the bundled model can begin with
 
 
-def post_train(
+def train_on(
     method: Callable[[Policy], Method],
     *,
     name: str,
+    train: Sequence[Task],
+    held_out: Sequence[Task] = (),
+    judges: Sequence[Stage] = (),
+    env: Env | None = None,
     model: str = "temper-tiny",
-    data: str = SUITE,
-    reward: tuple[str, ...] = (),
-    weights: tuple[float, ...] | None = None,
-    eval_data: str | None = None,
     steps: int = 60,
     groups: int = 16,
     attempts: int = 16,
@@ -41,8 +44,6 @@ def post_train(
     temperature: float = 1.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    system: str | None = None,
-    prefill: str = "",
     lora: int = 0,
     dtype: str = "float32",
     device: str = "auto",
@@ -50,28 +51,22 @@ def post_train(
     token_budget: int = 16384,
     max_rows: int = 1024,
     ahead: int = 0,
-    timeout: float = 10.0,
-    eval_tasks: int = 64,
     eval_attempts: int = 4,
     eval_every: int = 0,
     save_every: int = 50,
     seed: int = 0,
 ) -> Run:
-    """Post-train a causal language model on checkable tasks.
+    """Train one policy, in every role of an environment, on tasks that the recipe brings.
+
+    judges: stages that write REWARD, before the method's own; env: the method's own, else one answer to each task.
 
     model          a bundled name, a directory in Hugging Face format, or a hub id
-    data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
-    reward         FILE.py:function, package.module:function or a bundled name; several are added up
-    weights        one for each reward (default: 1 each)
-    eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
     steps          of training
     groups         tasks in a step
-    attempts       answers to each task, compared with one another
+    attempts       attempts at each task, compared with one another
     lr             peak learning rate; warmup: steps to reach it; decay: fall linearly to 0 at the end
     max_tokens     longest answer, in tokens
     temperature    of sampling; top_p: from the smallest set of tokens with this probability; top_k: so many (0: all)
-    system         a system message before every task
-    prefill        text that opens every answer and is not trained on
     lora           rank of the adapters (0: full fine-tuning)
     dtype          float32, or bfloat16 to compute in it
     device         cpu, cuda, or auto: one GPU where there is one
@@ -79,28 +74,27 @@ def post_train(
     token_budget   padded tokens in a micro-batch
     max_rows       answers sampled at once
     ahead          how many updates old the weights that sampled a batch may be
-    timeout        seconds that one call of a reward function may take
-    eval_tasks     held-out tasks; eval_attempts: answers to each
+    eval_attempts  attempts at each held-out task
     eval_every     steps between evaluations (0: only before and after)
     save_every     steps between checkpoints (0: only at the end)
     seed           of everything that is drawn
     """
-    train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
-    rewards = Rewards(rewards_from(reward or default_reward(data, bundled)), weights, timeout=timeout)
-    rewards.check([*train[:1], *held_out[:1]])
     peak = Linear(lr, 0.0, steps) if decay else lr
     policy = Policy(
         model=model, optimizer=AdamW(lr=WarmUp(peak, warmup)), lora=Lora(lora, 2 * lora) if lora else None, dtype=dtype,
         device=device, checkpointing=checkpointing, token_budget=token_budget, max_rows=max_rows,
     )  # fmt: skip
     m = method(policy)
+    if m.env is not None and env not in (None, SingleTurn()):
+        raise UserError(f"{name} plays in an environment of its own: leave out system and prefill")
+    env = m.env or env or SingleTurn()
     also = ({"temperature": 0.0},) if m.greedy else ()
     return Run(
         name=name,
-        env=SingleTurn(system=system, prefill=prefill),
+        env=env,
         curriculum=Shuffled(train, attempts, seed, also),
-        roles={"solver": policy},
-        on_group=[rewards, *m.on_group],
+        roles=dict.fromkeys(getattr(env, "roles", ("solver",)), policy),
+        on_group=[*judges, *m.on_group],
         on_batch=m.on_batch,
         updates=[Update(policy, m.terms, m.epochs, m.minibatches, before=m.before, after=m.after)],
         probes=[evaluation(held_out, train, eval_attempts, eval_every)] if held_out else [],
@@ -114,6 +108,44 @@ def post_train(
         seed=seed,
         save_every=save_every,
     )
+
+
+@extends(train_on, without=("train", "held_out", "judges", "env"))
+def post_train(
+    method: Callable[[Policy], Method],
+    *,
+    name: str,
+    data: str = SUITE,
+    reward: tuple[str, ...] = (),
+    weights: tuple[float, ...] | None = None,
+    eval_data: str | None = None,
+    eval_tasks: int = 64,
+    system: str | None = None,
+    prefill: str = "",
+    timeout: float = 10.0,
+    seed: int = 0,
+    **options: Any,
+) -> Run:
+    """Post-train a causal language model on checkable tasks.
+
+    data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
+    reward         FILE.py:function, package.module:function or a bundled name; several are added up
+    weights        one for each reward (default: 1 each)
+    eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
+    eval_tasks     held-out tasks
+    system         a system message before every task
+    prefill        text that opens every answer and is not trained on
+    timeout        seconds that one call of a reward function may take
+    seed           of everything that is drawn
+    """
+    train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
+    rewards = Rewards(rewards_from(reward or default_reward(data, bundled)), weights, timeout=timeout)
+    rewards.check([*train[:1], *held_out[:1]])
+    return train_on(
+        method, name=name, train=train, held_out=held_out, judges=[rewards], 
+        env=SingleTurn(system=system, prefill=prefill),
+        seed=seed, **options,
+    )  # fmt: skip
 
 
 def tasks_for(

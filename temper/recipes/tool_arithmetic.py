@@ -5,15 +5,12 @@ from __future__ import annotations
 from random import Random
 from typing import Any, Literal
 
-from temper.backends.base import AdamW, SamplingParams
 from temper.envs.tools import ToolUse
-from temper.evaluate import Evaluation
 from temper.methods.objectives.grpo import grpo
-from temper.objective import Update, token_mean
-from temper.parts.curricula import Shuffled
+from temper.objective import token_mean
 from temper.parts.rewards import Rewards
-from temper.parts.schedules import WarmUp
-from temper.policy import Policy
+from temper.recipe import extends
+from temper.recipes.common import train_on
 from temper.rewards.load import reward_from
 from temper.run import Run
 from temper.tasks.skills.tools import CALCULATOR
@@ -22,8 +19,8 @@ from temper.tasks.task import Task
 from temper.tools.base import Result, Toolbox
 
 
+@extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def tool_arithmetic(
-    model: str = "temper-tiny",
     tool: Literal["calculator", "none"] = "calculator",
     turns: int = 3,
     steps: int = 30,
@@ -31,13 +28,8 @@ def tool_arithmetic(
     attempts: int = 8,
     lr: float = 3e-4,
     max_tokens: int = 64,
-    temperature: float = 1.0,
     eval_tasks: int = 100,
-    eval_attempts: int = 4,
-    eval_every: int = 0,
-    save_every: int = 50,
-    device: str = "auto",
-    seed: int = 0,
+    **options: Any,
 ) -> Run:
     """Products of two-digit numbers: call the tool, read its response, answer.
 
@@ -47,29 +39,15 @@ def tool_arithmetic(
     attempts    answers to each task, compared with one another
     lr          peak learning rate
     max_tokens  longest turn, in tokens
-    eval_every  steps between evaluations (0: only before and after)
-    save_every  steps between checkpoints (0: only at the end)
+    eval_tasks  held-out products
     """
     train, held_out = products()
-    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(lr, 5)), device=device)
-    method = grpo(policy, beta=0.0, per=token_mean)
-    run = Run(
-        name="tool-arithmetic",
-        env=ToolUse(toolbox(tool), turns=turns),
-        curriculum=Shuffled(train, attempts, seed),
-        roles={"solver": policy},
-        on_group=[Rewards([reward_from("exact_match")]), *method.on_group],
-        on_batch=method.on_batch,
-        updates=[Update(policy, method.terms)],
-        probes=[Evaluation(held_out[:eval_tasks], eval_attempts, eval_every, trained=("product",))],
-        steps=steps,
-        groups=groups,
-        signal=method.signal,
-        keep_silent=method.keep_silent,
-        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature),
-        seed=seed,
-        save_every=save_every,
-    )
+    run = train_on(
+        lambda policy: grpo(policy, beta=0.0, per=token_mean),
+        name="tool-arithmetic", train=train, held_out=held_out[:eval_tasks], env=ToolUse(toolbox(tool), turns=turns),
+        judges=[Rewards([reward_from("exact_match")])], steps=steps, groups=groups, attempts=attempts, lr=lr,
+        max_tokens=max_tokens, **options,
+    )  # fmt: skip
     run.threads = 1  # the model is too small for more
     return run
 
