@@ -63,9 +63,8 @@ def trained(recipe: Callable[..., Any], seed: int, folder: Path, **options: Any)
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     late = lines[-max(1, len(lines) // 5) :]
-    figures = {
-        f"last/{k}": _mean([x[k] for x in late if _number(x.get(k))]) for k in lines[-1] if _number(lines[-1][k])
-    }
+    keys = [k for k, v in lines[-1].items() if _number(v)]
+    figures = {f"last/{k}": mean(x[k] for x in late if _number(x.get(k))) for k in keys}
     for when in ("before", "after"):
         if when in summary:
             figures[f"{when}/pass@1"] = summary[when]["pass@1"]
@@ -123,10 +122,13 @@ def verdict(measures: Sequence[Measure], figures: dict[str, list[dict[str, float
         pairs = [(x[m.figure], y[m.figure]) for x, y in zip(figures[m.arm], figures[m.against], strict=True)]
         gap = interval([x - y for x, y in pairs])
         held = gap["high"] < 0 if m.lower else gap["low"] > 0
-        arms = {"arm": m.arm, "mean": _mean([x for x, _ in pairs]), "against": m.against}
-        rows.append(
-            {"text": m.text, "figure": m.figure, **arms, "other": _mean([y for _, y in pairs]), **gap, "held": held}
-        )
+        arms = {
+            "arm": m.arm,
+            "mean": mean(x for x, _ in pairs),
+            "against": m.against,
+            "other": mean(y for _, y in pairs),
+        }
+        rows.append({"text": m.text, "figure": m.figure, **arms, **gap, "held": held})
     held = sum(r["held"] for r in rows)
     outcome = "reproduced" if held == len(rows) else "partly reproduced" if held else "not reproduced"
     return {"measures": rows, "outcome": outcome}
@@ -148,8 +150,8 @@ def page(data: dict[str, Any]) -> str:
         "",
         f"**Measured here.** {data['setting']}",
         "",
-        f"`{data['command']}`, {data['date']}, {len(data['seeds'])} seeds, torch {data['versions']['torch']}, one thread. "
-        "Differences are paired by seed; interval: Student's t, 95 %.",
+        f"`{data['command']}`, {data['date']}, {len(data['seeds'])} seeds, torch {data['versions']['torch']}, one "
+        "thread. Differences are paired by seed; interval: Student's t, 95 %.",
         "",
         "| measure | arm | mean | against | mean | difference | 95 % interval | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -197,10 +199,6 @@ def _once(check: Check, name: str, arm: Arm, seed: int) -> dict[str, float]:
         done.write_text(json.dumps(figures))
     found: dict[str, float] = json.loads(done.read_text())
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return mean(values) if values else float("nan")
 
 
 def _number(x: Any) -> bool:
