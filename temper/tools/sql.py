@@ -25,7 +25,8 @@ _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 _REFUSED_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 _STEPS = 10_000  # instructions of the database between looks at the clock
 _LENGTH = 1 << 18  # bytes of any value on the way
-_TOTAL = 1 << 20  # characters of a result
+TOTAL = 1 << 20  # characters of a result
+MORE = "[… more rows left out …]"
 
 
 class Sql:
@@ -84,8 +85,8 @@ class Sql:
         """At most `rows` of them and a bounded text."""
         size = 0
         for i, row in enumerate(rows):
-            if i == self.rows or size > _TOTAL:
-                yield "[… more rows left out …]"
+            if i == self.rows or size > TOTAL:
+                yield MORE
                 return
             line = " | ".join(map(_cell, row))
             size += len(line)
@@ -131,8 +132,13 @@ def _judge(action: int, first: str | None, second: str | None, *_: Any) -> int:
     return sqlite3.SQLITE_DENY
 
 
+def is_script(source: str | Path) -> bool:
+    """Statements rather than the name of a file."""
+    return isinstance(source, str) and ";" in source
+
+
 def _copy(source: str | Path, target: Path) -> None:
-    script = isinstance(source, str) and ";" in source
+    script = is_script(source)
     if not script and not os.path.isfile(source):
         raise UserError(f"the SQL tool needs a database file or a script, {str(source)[:200]!r} is neither")
     made = sqlite3.connect(target)
