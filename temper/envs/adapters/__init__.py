@@ -1,0 +1,1 @@
+"""Other libraries' environments, played as they are."""
