@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -58,29 +59,49 @@ class Beside:
         return self._loop
 
 
-async def blocking(function: Callable[..., Any], seconds: float, *args: Any, **arguments: Any) -> Any:
-    """`function(…)` in a thread of its own, which is left behind after `seconds`. Raises what it raises, or Late."""
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[Any] = loop.create_future()
+class Worker:
+    """A thread that calls somebody else's functions one after another: objects that are bound to their thread stay in it.
 
-    def deliver(how: Callable[[Any], None], value: Any) -> None:
-        if not over.done():
-            how(value)
+    broken  a call did not end: the thread is left behind with it, and takes no more
+    """
 
-    def work() -> None:
+    def __init__(self, name: str):
+        self.broken = False
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name=f"temper-{name}", daemon=True).start()
+
+    async def call(self, function: Callable[[], Any], seconds: float) -> Any:
+        """What `function()` returns or raises. Raises Late after `seconds`."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+        def work() -> None:
+            try:
+                end: tuple[Any, BaseException | None] = function(), None
+            except BaseException as error:
+                end = None, error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(lambda: over.done() or over.set_result(end))
+
+        self._calls.put(work)
         try:
-            how, value = over.set_result, function(*args, **arguments)
-        except BaseException as error:
-            how, value = over.set_exception, error if isinstance(error, Exception) else RuntimeError(repr(error))
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(deliver, how, value)
+            await asyncio.wait([over], timeout=seconds)
+        finally:
+            self.broken = self.broken or not over.done()
+        if not over.done():
+            raise Late(f"no end within {seconds:g} s")
+        value, error = over.result()
+        if error is not None:
+            raise error if isinstance(error, Exception) else RuntimeError(repr(error))
+        return value
 
-    threading.Thread(target=work, name="temper-beside", daemon=True).start()
-    done, _ = await asyncio.wait([over], timeout=seconds)
-    if not done:
-        over.cancel()
-        raise Late(f"no end within {seconds:g} s")
-    return over.result()
+    def close(self) -> None:
+        """End the thread, when it is free."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._calls.get()) is not None:
+            work()
 
 
 def finite(value: Any) -> float | None:
