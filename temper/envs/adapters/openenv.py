@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from temper.columns import REWARD
-from temper.envs.adapters.beside import brief, finite
+from temper.foreign.beside import brief, finite
 from temper.envs.chat import Chat
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
@@ -33,11 +33,11 @@ CLOSING = 2.0  # seconds for saying good-bye
 HIDDEN = ("done", "reward", "metadata")  # what an observation's text leaves out
 
 
-class Failed(Exception):
+class _Failed(Exception):
     """The environment raised in a step."""
 
 
-class Invalid(Exception):
+class _Invalid(Exception):
     """The policy's text is no action."""
 
 
@@ -113,11 +113,11 @@ class OpenEnv:
         while (said := await chat.say()) is not None:
             try:
                 seen = self._text(await session.step(make, said.text))
-            except Invalid as error:
+            except _Invalid as error:
                 seen = str(error)
             except TimeoutError:
                 return "timeout"
-            except Failed as error:
+            except _Failed as error:
                 return f"error: {error}"
             if session.done or not chat.may_go_on() or not chat.observe([{"role": "user", "content": seen}]):
                 break
@@ -157,12 +157,12 @@ class _Session:
         return result.observation
 
     async def step(self, make: Callable[[str], Any], text: str) -> Any:
-        """The observation after an action. Raises Invalid, Failed, TimeoutError, or Drop where the connection is lost."""
+        """The observation after an action. Raises _Invalid, _Failed, TimeoutError, or Drop where the connection is lost."""
         try:
             action = make(text)
         except ValueError as error:
             self.invalid += 1
-            raise Invalid(f"This is no action: {brief(error)}")
+            raise _Invalid(f"This is no action: {brief(error)}")
         self.steps += 1
         try:
             result = await self._within(self.client.step(action))
@@ -184,9 +184,9 @@ class _Session:
         code = match[1] if (match := re.search(r"\(code: (\w+)\)$", str(error))) else ""
         if code in REFUSED:
             self.invalid += 1
-            return Invalid(f"This is no action: {brief(error)}")
+            return _Invalid(f"This is no action: {brief(error)}")
         if code == "EXECUTION_ERROR" or (not code and not type(error).__module__.startswith("websockets")):
-            return Failed(brief(error))
+            return _Failed(brief(error))
         return Drop(f"infrastructure: {code or type(error).__name__}")
 
     async def _within(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from temper.columns import REWARD
-from temper.envs.adapters.beside import Late, brief
-from temper.envs.adapters.instance import Instance, Room
+from temper.foreign.beside import Late, brief
+from temper.foreign.instance import Instance, Room
 from temper.envs.tools import ToolUse
 from temper.episode import ENV, Episode, Trajectory
 from temper.errors import UserError

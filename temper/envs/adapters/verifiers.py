@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.columns import REWARD
-from temper.envs.adapters.beside import Beside, Late, brief, finite, parts
-from temper.envs.adapters.door import Door
+from temper.foreign.beside import Beside, Late, brief, finite, parts
+from temper.foreign.door import Door
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
 from temper.gateway.recording import Recording
@@ -63,7 +63,9 @@ class Verifiers:
 
     def __post_init__(self) -> None:
         if self.timeout <= 0 or self.rollouts < 1:
-            raise UserError(f"a rollout needs time and a place to run, got {self.timeout} s and {self.rollouts} rollouts")
+            raise UserError(
+                f"a rollout needs time and a place to run, got {self.timeout} s and {self.rollouts} rollouts"
+            )
         self._env = load(self.env, self.args) if isinstance(self.env, str) else self.env
         self.name = self._env.env_id or type(self._env).__name__
         if self._env.requires_group_rollouts:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from temper import streams
-from temper.envs.adapters.beside import Beside, Late, Worker
+from temper.foreign.beside import Beside, Late, Worker
 from temper.errors import UserError
 from temper.tasks.task import Task
 from temper.tools.base import Fault, Result
@@ -34,7 +34,9 @@ class Room:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.asynccontextmanager
-    async def instance(self, name: str | None, factory: Callable[[], Any] | None, task: Task) -> AsyncIterator[Instance]:
+    async def instance(
+        self, name: str | None, factory: Callable[[], Any] | None, task: Task
+    ) -> AsyncIterator[Instance]:
         """One for an attempt at `task`. It is used again when the attempt went well."""
         if self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
