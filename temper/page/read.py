@@ -41,6 +41,8 @@ class Limits:
     """Steps per distribution."""
     text: int = 40_000
     """Characters of one example answer."""
+    noted: int = 600
+    """Characters of one text that an environment noted about a trajectory, and of one token."""
 
 
 @dataclass
@@ -294,12 +296,12 @@ def _in_turn(piles: list[list[int]]) -> list[int]:
 
 def _group(group: Json, limits: Limits) -> tuple[Json, int]:
     """The group as shown, and how many tokens that takes."""
-    trajectories = [_trajectory(t, len(group["turns"])) for t in group["trajectories"]]
+    trajectories = [_trajectory(t, len(group["turns"]), limits.noted) for t in group["trajectories"]]
     kept = trajectories[: limits.attempts]
     needed = _with_ancestors({turn for t in kept for turn in t["turns"]}, group["turns"])
     if not trajectories:
         needed = set(range(len(group["turns"])))
-    turns = [_turn(turn, i in needed, limits.turn) for i, turn in enumerate(group["turns"])]
+    turns = [_turn(turn, limits.turn if i in needed else 0, limits.noted) for i, turn in enumerate(group["turns"])]
     shown = {**group, "task": clean(group["task"]), "turns": turns, "trajectories": kept, "attempts": len(trajectories)}
     return shown, sum(len(turn["tokens"]) for turn in turns)
 
@@ -318,28 +320,31 @@ def _with_ancestors(turns: set[int], all_turns: list[Json]) -> set[int]:
     return seen
 
 
-def _trajectory(trajectory: Json, turns: int) -> Json:
+def _trajectory(trajectory: Json, turns: int, noted: int) -> Json:
     """A judged attempt; turn numbers that do not exist are dropped."""
     listed = trajectory.get("turns")
     valid = [i for i in listed if isinstance(i, int) and 0 <= i < turns] if isinstance(listed, list) else []
-    rewards = trajectory.get("rewards")
+    rewards, info = trajectory.get("rewards"), trajectory.get("info")
     return {
         **{key: clean(value) for key, value in trajectory.items()},
         "turns": valid,
         "rewards": clean(rewards) if isinstance(rewards, dict) else {},
         "reward": _number(trajectory.get("reward")),
         "advantage": _number(trajectory.get("advantage")),
+        "info": _shorten(clean(info), noted) if isinstance(info, dict) else {},
     }
 
 
-def _turn(turn: Json, needed: bool, limit: int) -> Json:
+def _turn(turn: Json, limit: int, piece: int) -> Json:
     """A turn with its tokens and aligned columns: any list as long as the tokens is a column, whatever its name."""
     pieces = turn.get("tokens")
-    tokens = [piece if isinstance(piece, str) else str(piece) for piece in pieces] if isinstance(pieces, list) else []
+    tokens = [_shorten(p if isinstance(p, str) else str(p), piece) for p in pieces] if isinstance(pieces, list) else []
     length = len(tokens)
-    cut = _cut(length, limit if needed else 0)
+    cut = _cut(length, limit)
     shown: Json = {key: clean(turn.get(key)) for key in ("parent", "author", "version", "finish")}
     shown |= {"sampled": bool(turn.get("sampled")), "length": length, "tokens": cut(tokens), "columns": {}}
+    if (reward := _number(turn.get("reward"))) is not None:
+        shown["reward"] = reward
     ids = turn.get("ids")
     if isinstance(ids, list) and len(ids) == length:
         shown["ids"] = cut([i if isinstance(i, int) else None for i in ids])

@@ -14,7 +14,11 @@ from typing import Any
 
 from temper.page.read import Limits, read_run
 
-SCRIPTS = ("base", "chart", "summary", "curves", "distributions", "tokens", "rollouts", "run", "main")
+SCRIPTS = (
+    *("base", "chart", "summary", "curves", "distributions"),
+    *("shade", "episodes", "turns", "lanes", "tokens", "tree", "attempts", "rollouts"),
+    *("run", "main"),
+)
 """The page's script, in order: each file is a chapter, and they are joined into one."""
 
 _SLOT = re.compile(r"<!--temper:(\w+)-->")

@@ -11,14 +11,20 @@ const groupsOf = (i) => {
   return recorded.get(i);
 };
 
+// Characters that would not be seen, or would reorder what is, are shown by their names.
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const nameOf = (c) => (c < '\u0100' ? `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}` : `[U+${c.charCodeAt(0).toString(16).toUpperCase()}]`);
+const visible = (text) => String(text).replace(UNSEEN, nameOf);
+
 const dress = (element, attributes, children) => {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
     else if (name === 'style') for (const [k, v] of Object.entries(value)) element.style.setProperty(k, v);
-    else element.setAttribute(name, value === true ? '' : value);
+    else element.setAttribute(name, value === true ? '' : name === 'title' ? visible(value) : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const shown = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+  element.append(...shown.map((child) => (typeof child === 'string' ? visible(child) : child)));
   return element;
 };
 const h = (tag, attributes, ...children) => dress(document.createElement(tag), attributes, children);

@@ -32,11 +32,11 @@ const theRun = () => {
   const resolved = Object.entries(run.resolved || {});
   const tree = h('div', { class: 'resolved' }, resolved.map(([key, value]) => part(key, value, false)));
   const all = (open) => () => tree.querySelectorAll('details').forEach((d) => { d.open = open; });
-  const argv = Array.isArray(run.argv) && run.argv.length && run.argv.join(' ');
+  const argv = Array.isArray(run.argv) ? run.argv.join(' ') : '';
   const code = run.code || {}, known = ['recipe', 'argv', 'seed', 'created', 'versions', 'code', 'machine', 'resolved', 'units'];
   const card = (title, entries) => entries.length > 0 && h('div', { class: 'card facts-card' }, h('h3', {}, title), facts2(entries));
   section('run', 'The run', null,
-    argv && h('pre', { class: 'command' }, argv),
+    argv !== '' && h('pre', { class: 'command' }, argv),
     h('div', { class: 'grid' },
       card('Batch arithmetic', flatten(run.units)),
       card('Code and versions', [...(code.revision ? [['revision', `${String(code.revision).slice(0, 12)}${code.dirty ? ' with local changes' : ''}`]] : []), ...flatten(run.versions)]),
