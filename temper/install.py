@@ -2,6 +2,9 @@
 
 Reasoning Gym requires pycosat, which exists as source only and needs a C compiler, for one of its 106 data sets. So it
 is installed without dependencies, beside the pure-Python packages that the other data sets use.
+
+BFCL's package pins old versions of many others, of which its multi-turn tasks need two. So it has an environment of its
+own, which a process beside the run uses.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ import importlib
 import importlib.util
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import venv
+from pathlib import Path
 
 from temper.errors import UserError
 
@@ -22,6 +28,7 @@ REASONING_GYM = (
     "mpmath==1.3.0", "rich==15.0.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "pygments==2.21.0",
 )  # fmt: skip
 SOURCES = ("cellpylib==2.4.0", "zss==1.2.0")  # pure Python, but not published as wheels: nice to have
+BFCL = ("bfcl-eval==2026.3.23", "mpmath==1.3.0", "filelock==3.20.0")
 REFUSE = "TEMPER_NO_INSTALL"
 _permitted = False
 
@@ -60,11 +67,35 @@ def install_reasoning_gym() -> None:
     importlib.invalidate_caches()
 
 
+def bfcl_python() -> str:
+    """The interpreter of BFCL's environment. Missing, with the command, where there is none."""
+    python = bfcl_folder() / "bin" / "python"
+    if not python.exists():
+        raise Missing("BFCL's tasks need an environment for the package bfcl-eval: temper setup bfcl")
+    return str(python)
+
+
+def bfcl_folder() -> Path:
+    """Where BFCL's environment is: in TEMPER_BFCL, else in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TEMPER_BFCL") or Path(cache) / "temper" / "bfcl")
+
+
+def install_bfcl() -> None:
+    """Make BFCL's environment. Missing, with what pip said, when that fails."""
+    venv.create(bfcl_folder(), clear=True, with_pip=True)
+    done = _pip(BFCL, str(bfcl_folder() / "bin" / "python"))
+    if done.returncode != 0:
+        shutil.rmtree(bfcl_folder(), ignore_errors=True)
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise Missing(f"could not install bfcl-eval: {said[-1].strip()}")
+
+
 def command() -> str:
     """What a person would type."""
     return f"{shlex.quote(sys.executable)} -m pip install --no-deps {shlex.join(REASONING_GYM)}"
 
 
-def _pip(packages: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
+def _pip(packages: tuple[str, ...], python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    words = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", *packages]
     return subprocess.run(words, capture_output=True, text=True, check=False)

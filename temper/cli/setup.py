@@ -7,11 +7,16 @@ from typing import Literal
 from temper import install
 
 
-def setup(package: Literal["reasoning-gym"]) -> int:
-    """Install a package into this environment that cannot be a plain dependency.
+def setup(package: Literal["reasoning-gym", "bfcl"]) -> int:
+    """Install a package that cannot be a plain dependency.
 
-    package  reasoning-gym: without pycosat, which needs a C compiler for one of its data sets
+    package  reasoning-gym: into this environment, without pycosat, which needs a C compiler for one of its data sets;
+             bfcl: bfcl-eval, into an environment of its own
     """
+    if package == "bfcl":
+        print(f"installing bfcl-eval into {install.bfcl_folder()} …", flush=True)
+        install.install_bfcl()
+        return 0
     print("installing reasoning-gym, without pycosat …", flush=True)
     install.install_reasoning_gym()
     print("done; temper doctor tells which of its data sets are usable here")

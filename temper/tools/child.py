@@ -82,10 +82,14 @@ class Child:
 
     def ask(self, message: Any, seconds: float) -> Any:
         """The answer. Late, Ended or Said otherwise."""
+        try:
+            asked = json.dumps(message).encode() + b"\n"
+        except RecursionError:
+            raise Said("RecursionError: the question is nested too deep") from None
         with self._lock:
             until = time.monotonic() + seconds
             try:
-                self._write(json.dumps(message).encode() + b"\n", until)
+                self._write(asked, until)
                 reply = json.loads(self._line(until))
             except (OSError, ValueError) as error:
                 why = self._why()

@@ -1,4 +1,4 @@
-"""Runs beside the package bfcl-eval, in a process of its own (see `temper.tools.lines`): one episode, or a list of tasks.
+"""Runs beside the package bfcl-eval, in a process of its own (see `temper.tools.lines`): one episode, or a list.
 
 Tasks, simulated classes, the execution of calls and the verdict are the package's own functions, unchanged.
 """
@@ -10,12 +10,12 @@ import os
 
 os.environ["BFCL_PROJECT_ROOT"] = os.getcwd()  # the package makes folders there
 
-from bfcl_eval.constants.default_prompts import DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC  # noqa: E402
-from bfcl_eval.constants.eval_config import PROMPT_PATH, VERSION_PREFIX  # noqa: E402
-from bfcl_eval.constants.type_mappings import GORILLA_TO_OPENAPI  # noqa: E402
-from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import multi_turn_checker  # noqa: E402
-from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils import execute_multi_turn_func_call  # noqa: E402
-from bfcl_eval.utils import (  # noqa: E402
+from bfcl_eval.constants.default_prompts import DEFAULT_USER_PROMPT_FOR_ADDITIONAL_FUNCTION_FC
+from bfcl_eval.constants.eval_config import PROMPT_PATH, VERSION_PREFIX
+from bfcl_eval.constants.type_mappings import GORILLA_TO_OPENAPI
+from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_checker import multi_turn_checker
+from bfcl_eval.eval_checker.multi_turn_eval.multi_turn_utils import execute_multi_turn_func_call
+from bfcl_eval.utils import (
     add_language_specific_hint_to_function_doc,
     load_file,
     load_ground_truth_entry,
@@ -110,7 +110,11 @@ def _named(source):
 def _tool(doc):
     """A function's documentation with the types of JSON schema."""
     parameters = copy.deepcopy(doc["parameters"])
-    return {"name": doc["name"], "description": doc["description"], "parameters": {**_typed(parameters), "type": "object"}}
+    return {
+        "name": doc["name"],
+        "description": doc["description"],
+        "parameters": {**_typed(parameters), "type": "object"},
+    }
 
 
 def _typed(rule):
