@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from temper import install
+from temper import foreign, install
 from temper.columns import REWARD
 from temper.envs.chat import Chat
 from temper.envs.tools import INSTRUCTIONS
@@ -39,7 +39,7 @@ from temper.tools.child import Child, Ended, Late, Said
 Category = Literal["multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"]
 START_SECONDS = 60.0
 CPU_SECONDS = 600  # of a process, in all
-_WORKER = Path(__file__).with_name("bfcl_worker.py")
+_WORKER = Path(foreign.__file__).with_name("bfcl_worker.py")
 
 
 def bfcl_tasks(category: Category = "multi_turn_base", python: str = "") -> list[Task]:
