@@ -15,8 +15,8 @@ MARKUP = "</script><script>document.title='owned'</script><img src=x onerror=\"d
 HOSTILE = MARKUP + " \x1b[31mred\x07 \u202eback"
 
 
-def turn(parent: int, author: str, text: str, **more: Any) -> Json:
-    """A turn whose tokens are the words of `text`."""
+def turn(parent: int, author: str, text: str, credit: float = 0.5, **more: Any) -> Json:
+    """A turn whose tokens are the words of `text`; `credit` is each token's advantage."""
     tokens = [word if k == 0 else f" {word}" for k, word in enumerate(text.split(" "))]
     sampled = author != "env"
     record: Json = {"parent": parent, "author": author, "version": 4 if sampled else -1, "tokens": tokens}
@@ -24,7 +24,7 @@ def turn(parent: int, author: str, text: str, **more: Any) -> Json:
     if sampled:
         record["logp"] = [-0.1 * (k % 7) for k in range(len(tokens))]
         record["ratio"] = [1 + 0.01 * (k % 5) for k in range(len(tokens))]
-        record["advantage"] = [0.5 - (k % 2)] * len(tokens) if (k := parent) >= 0 else [0.25] * len(tokens)
+        record["advantage"] = [credit] * len(tokens)
     return record | more
 
 
@@ -101,7 +101,7 @@ def tree(stems: int = 2, leaves: int = 3, plays: int = 2) -> Json:
             turns.append(turn(0, "solver", f"stem {s}"))
             stem = len(turns) - 1
             for k in range(leaves):
-                turns.append(turn(stem, "solver", f"leaf {s} {k}"))
+                turns.append(turn(stem, "solver", f"leaf {s} {k}", credit=0.5 if k == 0 else -0.25))
                 ends.append(trajectory([0, stem, len(turns) - 1], float(k == 0), play, group=f"stem {s}"))
     return group("tree", turns, ends)
 

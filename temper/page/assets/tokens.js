@@ -80,7 +80,7 @@ class TokenView {
     const card = this.cards.find((c) => c.item.i === i);
     if (!card) return;
     this.cards.forEach((c) => c.element.classList.toggle('at', c === card));
-    card.element.scrollIntoView({ block: 'start' });
+    card.element.scrollIntoView({ block: 'start', behavior: 'instant' });
     this.lanebox?.show(this.cards.indexOf(card), false);
   }
 
@@ -119,7 +119,7 @@ class TokenView {
     const [card, k] = this.tokens[n], { turn, item: { i } } = card, row = (name, value) => [h('dt', {}, name), h('dd', {}, value)];
     this.current = card.token(k);
     this.current.classList.add('here');
-    if (scroll) this.current.scrollIntoView({ block: 'nearest' });
+    if (scroll) this.current.scrollIntoView({ block: 'nearest', behavior: 'instant' });
     const place = turn.gap !== undefined && k >= turn.gap ? k + turn.length - turn.tokens.length : k;
     const values = Object.keys(turn.columns || {}).sort((a, b) => this.columns.indexOf(a) - this.columns.indexOf(b));
     const logp = valueAt(turn, 'logp', k);
