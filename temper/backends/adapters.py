@@ -50,6 +50,6 @@ class BaseLearner(LocalLearner):
 class BaseSampler(LocalSampler):
     """Samples with the adapters off; the policy's own sampler may run between two of its steps."""
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    def _forward(self, *inputs: Any) -> Tensor:
         with self.module.disable_adapter():
-            return super()._forward(ids, mask, cache)
+            return super()._forward(*inputs)

@@ -23,6 +23,7 @@ from temper.backends import recompute
 from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
 from temper.episode import Completion
 from temper.models import layout, load
+from temper.models.decoder import Decoder
 from temper.models.load import plain
 from temper.models.probe import accepted
 
@@ -44,7 +45,8 @@ class LocalSampler:
         self.end = load.end_ids(module, tokenizer)
         self.vocabulary = plain(module).get_input_embeddings().weight.shape[0]
         self.cached = recompute.keeps_keys(module)
-        self.head = None if self.cached else layout.head_of(module)
+        self.head = layout.head_of(module)
+        self.decoder = Decoder.of(module, self.head) if self.cached and autocast is None else None
         self.version = 0
         self.tokens = 0  # sampled so far
         self._waiting: deque[_Request] = deque()
@@ -110,17 +112,14 @@ class LocalSampler:
         prompts = list(dict.fromkeys(r.ids for r in taken))
         index = {p: i for i, p in enumerate(prompts)}
         width = max(map(len, prompts))
-        ids = torch.zeros((len(prompts), width), dtype=torch.int64)
-        mask = torch.zeros((len(prompts), width), dtype=torch.int64)
-        for i, p in enumerate(prompts):
-            ids[i, width - len(p) :] = torch.tensor(p)
-            mask[i, width - len(p) :] = 1
+        ids = torch.tensor([(0,) * (width - len(p)) + p for p in prompts])
+        length = torch.tensor([len(p) for p in prompts])
         reserve = max(min(r.params.max_tokens, self.context - len(r.ids)) for r in taken)
         cache = _cache(self.module, width + min(reserve, 64)) if self.cached else recompute.History()
-        logits = self._forward(ids, mask, cache)
+        logits = self._forward(ids, length, cache, width)
         pick = torch.tensor([index[r.ids] for r in taken])
         _select(cache, pick.to(logits.device))
-        new = _Rows(taken, cache, mask[pick], logits[pick.to(logits.device)])
+        new = _Rows(taken, cache, width, length[pick], logits[pick.to(logits.device)])
         rows = new if rows is None or len(rows) == 0 else rows.join(new)
         self._joining = []
         return rows
@@ -132,19 +131,26 @@ class LocalSampler:
         for i, r in enumerate(rows.requests):
             if not r.future.done():
                 self.tokens += 1
-                r.push(ids[i], logp[i], support[i], self)
+                if r.push(ids[i], logp[i], support[i]):
+                    r.check(self.tokenizer)
         going = [i for i, r in enumerate(rows.requests) if not r.future.done()]
         if len(going) < LEAVE * len(rows):  # finished rows leave together: moving the cache costs more than they do
             rows = rows.keep(going)
             ids = [ids[i] for i in going]
         if going:
-            rows.mask = torch.cat([rows.mask, torch.ones((len(rows), 1), dtype=torch.int64)], dim=1)
-            rows.logits = self._forward(torch.tensor(ids)[:, None], rows.mask, rows.cache)
+            rows.length, rows.filled = rows.length + 1, rows.filled + 1
+            rows.logits = self._forward(torch.tensor(ids)[:, None], rows.length, rows.cache, rows.filled)
         return rows
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """[rows, vocabulary] float32 logits after the last column of `ids`."""
+    def _forward(self, ids: Tensor, length: Tensor, cache: Any, filled: int) -> Tensor:
+        """[rows, vocabulary] logits, at least float32, after the last column of `ids`.
+
+        length [rows]: tokens of each row, these included, in the `filled` columns
+        """
+        if self.decoder is not None and filled > ids.shape[1] == 1:
+            return self._decoded(self.decoder, ids, length, cache, filled)
         model, device = plain(self.module), next(self.module.parameters()).device
+        mask = _mask(length, filled).long()
         position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             if isinstance(cache, recompute.History):
@@ -161,6 +167,15 @@ class LocalSampler:
                 logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
         return logits.float() if logits.dtype != torch.float64 else logits
 
+    def _decoded(self, decoder: Decoder, ids: Tensor, length: Tensor, cache: Any, filled: int) -> Tensor:
+        device = next(self.module.parameters()).device
+        bias = None
+        if int(length.min()) < filled:
+            empty = ~_mask(length, filled)[:, None, None]
+            bias = torch.zeros(empty.shape).masked_fill_(empty, -torch.inf).to(device)
+        position = (length - 1).clamp(max=self.context - 1)
+        return decoder.step(ids[:, 0].to(device), position.to(device), cache.layers, bias)
+
 
 @dataclass(eq=False)
 class _Request:
@@ -171,12 +186,14 @@ class _Request:
     heard: Callable[[int], None] | None = None
     drawn: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
-    support: list[tuple[int, ...] | None] = field(default_factory=list)
+    support: list[tuple[int, ...]] = field(default_factory=list)
 
     def start(self, sampler: LocalSampler) -> None:
         p = self.params
         self.limit = min(p.max_tokens, sampler.context - len(self.ids))
         self.ends = frozenset((*sampler.end, *p.stop_ids))
+        self.watched = bool(p.stop) or self.heard is not None
+        self.cut = p.temperature > 0 and (p.top_k or p.top_p < 1)
         self.version = sampler.version
         stream = np.random.Generator(np.random.Philox(key=[p.seed & (2**64 - 1), 0]))
         self.uniform: list[float] = stream.random(self.limit).tolist() if p.temperature > 0 else []
@@ -184,16 +201,22 @@ class _Request:
     def next_uniform(self) -> float:
         return self.uniform[len(self.drawn)] if len(self.drawn) < len(self.uniform) else 0.0
 
-    def push(self, token: int, logp: float, support: tuple[int, ...] | None, sampler: LocalSampler) -> None:
-        """Take one token; the one that ends the request resolves its future."""
+    def push(self, token: int, logp: float, support: tuple[int, ...] | None) -> bool:
+        """Take one token; whether it may be the last."""
         self.drawn.append(token)
         self.logp.append(logp)
-        self.support.append(support)
+        if support is not None:
+            self.support.append(support)
+        return self.watched or token in self.ends or len(self.drawn) >= self.limit
+
+    def check(self, tokenizer: Any) -> None:
+        """Tell who listens; the token that ends the request resolves its future."""
+        token = self.drawn[-1]
         if self.heard is not None and token not in self.ends:
             self.heard(token)
-        done = token in self.ends or self._stopped(sampler.tokenizer)
+        done = token in self.ends or self._stopped(tokenizer)
         if done or len(self.drawn) >= self.limit:
-            self._finish("stop" if done else "length", sampler.tokenizer)
+            self._finish("stop" if done else "length", tokenizer)
 
     def _stopped(self, tokenizer: Any) -> bool:
         if not self.params.stop:
@@ -206,8 +229,7 @@ class _Request:
         if self.future.done():
             return
         text = tokenizer.decode([i for i in self.drawn if i not in self.ends])
-        cut = tuple(s or () for s in self.support) if any(s is not None for s in self.support) else None
-        p = self.params
+        cut, p = tuple(self.support) if self.cut else None, self.params
         self.future.set_result(
             Completion(tuple(self.drawn), tuple(self.logp), reason, self.version, p.temperature, cut, p.allowed, text)
         )
@@ -215,11 +237,12 @@ class _Request:
 
 @dataclass
 class _Rows:
-    """The running rows: one cache, right-aligned; mask [rows, filled]; logits [rows, vocabulary] of the next token."""
+    """The running rows: one cache of `filled` columns, right-aligned; length [rows]; logits [rows, vocabulary]."""
 
     requests: list[_Request]
     cache: Any
-    mask: Tensor
+    filled: int
+    length: Tensor
     logits: Tensor
 
     def __len__(self) -> int:
@@ -228,18 +251,23 @@ class _Rows:
     def keep(self, rows: list[int]) -> _Rows:
         pick = torch.tensor(rows, dtype=torch.int64)
         _select(self.cache, pick.to(self.logits.device))
-        mask = self.mask[pick]
-        empty = int((mask.sum(0) == 0).long().cumprod(0).sum()) if len(rows) else 0
+        length = self.length[pick]
+        empty = self.filled - int(length.max()) if len(rows) else 0
         if empty:
             _trim(self.cache, empty)
-        return _Rows([self.requests[i] for i in rows], self.cache, mask[:, empty:], self.logits)
+        return _Rows([self.requests[i] for i in rows], self.cache, self.filled - empty, length, self.logits)
 
     def join(self, new: _Rows) -> _Rows:
-        width = max(self.mask.shape[1], new.mask.shape[1])
+        width = max(self.filled, new.filled)
         for a, b in zip(self.cache.layers, new.cache.layers):
             a.join(b, width)
-        mask = torch.cat([torch.nn.functional.pad(m, (width - m.shape[1], 0)) for m in (self.mask, new.mask)])
-        return _Rows(self.requests + new.requests, self.cache, mask, torch.cat([self.logits, new.logits]))
+        length, logits = torch.cat([self.length, new.length]), torch.cat([self.logits, new.logits])
+        return _Rows(self.requests + new.requests, self.cache, width, length, logits)
+
+
+def _mask(length: Tensor, filled: int) -> Tensor:
+    """[rows, filled] true where a right-aligned row has a token."""
+    return torch.arange(filled)[None] >= (filled - length)[:, None]
 
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -319,25 +347,24 @@ async def _settle() -> None:
 
 def _draw(logits: Tensor, requests: list[_Request]) -> tuple[list[int], list[float], list[tuple[int, ...] | None]]:
     """One token a row: inverse transform of the request's own uniform draw; greedy at temperature 0."""
-    params = [r.params for r in requests]
-    greedy = torch.tensor([p.temperature == 0 for p in params])
-    temperature = torch.tensor([p.temperature or 1.0 for p in params], dtype=logits.dtype)
-    logits = logits.cpu() / temperature[:, None]
-    for row, p in enumerate(params):
-        if p.allowed is not None:
-            keep = torch.full_like(logits[row], -torch.inf)
-            keep[list(p.allowed)] = 0.0
-            logits[row] += keep
+    temperature = torch.tensor([r.params.temperature for r in requests], dtype=logits.dtype)
+    greedy = temperature == 0
+    logits = logits.cpu() / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
     support: list[tuple[int, ...] | None] = [None] * len(requests)
-    for row, p in enumerate(params):
-        if p.temperature > 0 and (p.top_k or p.top_p < 1):
-            support[row] = _truncate(logits, row, p)
+    for row, r in enumerate(requests):
+        if r.params.allowed is not None:
+            keep = torch.full_like(logits[row], -torch.inf)
+            keep[list(r.params.allowed)] = 0.0
+            logits[row] += keep
+        if r.cut:
+            support[row] = _truncate(logits, row, r.params)
     logp = torch.log_softmax(logits, dim=-1)
     u = torch.tensor([r.next_uniform() for r in requests], dtype=torch.float64)
-    cumulative = logp.exp().double().cumsum(-1)
+    cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
     drawn = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True).squeeze(1)
-    drawn = drawn.clamp(max=logits.shape[1] - 1)
-    ids = torch.where(greedy, logp.argmax(-1), drawn)
+    ids = drawn.clamp(max=logits.shape[1] - 1)
+    if bool(greedy.any()):
+        ids = torch.where(greedy, logp.argmax(-1), ids)
     return ids.tolist(), logp.gather(1, ids[:, None]).squeeze(1).tolist(), support
 
 

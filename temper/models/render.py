@@ -8,10 +8,11 @@ assistant say is the caller's own, and keeps its control tokens.
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from temper.errors import UserError
@@ -19,6 +20,7 @@ from temper.errors import UserError
 Message = Mapping[str, Any]
 CUT = "\ufdd0"  # a Unicode noncharacter: never part of a text
 TRUSTED = ("system", "developer", "assistant")  # roles whose text is not a stranger's
+REMEMBERED = 256  # openings of conversations
 MARKUP = re.compile(r"</?[^\s<>]+>|\[/?[^\s\[\]]+\]")  # added tokens of this shape are control, special or not
 
 
@@ -38,14 +40,28 @@ class Renderer:
         self.forbidden = frozenset(self.control.values()) - harmless
         self._anchor = next((s for s, (i, t) in added.items() if not t.rstrip and self._encode(f"{s}a")[:1] == [i]), "")
         self.knows = cache(self._knows)
+        self._text, self._opened = lru_cache(REMEMBERED)(self._render), lru_cache(REMEMBERED)(self._pieces)
 
     # messages → text -------------------------------------------------------------------------------------------------
 
     def text(self, messages: Sequence[Message], opening: bool = True, tools: Sequence[Any] = (), **options: Any) -> str:
         """The conversation as text with marks; `opening`: up to where the assistant begins to speak."""
+        try:  # every attempt at a task opens with the same
+            asked = json.dumps([list(messages), opening, list(tools), options])
+            return self._text(asked, self.tokenizer.chat_template)
+        except (TypeError, ValueError):  # what is no JSON is not remembered
+            return self._rendered(messages, opening, tools, options)
+
+    def _render(self, asked: str, template: str) -> str:
+        messages, opening, tools, options = json.loads(asked)
+        return self._rendered(messages, opening, tools, options)
+
+    def _rendered(
+        self, messages: Sequence[Message], opening: bool, tools: Sequence[Any], options: dict[str, Any]
+    ) -> str:
         shown = [dict(m) if m["role"] in TRUSTED else self._harmless(m) for m in messages]
         if tools:
-            options["tools"] = [self._harmless(t) for t in tools]
+            options = {**options, "tools": [self._harmless(t) for t in tools]}
         try:
             out = self.tokenizer.apply_chat_template(shown, add_generation_prompt=opening, tokenize=False, **options)
         except Exception as error:
@@ -96,6 +112,9 @@ class Renderer:
 
     def ids(self, marked: str, first: bool = False) -> tuple[int, ...]:
         """Ids of a text with marks. `first`: it begins the context; else it is tokenised as what follows something."""
+        return self._opened(marked) if first else self._pieces(marked, False)
+
+    def _pieces(self, marked: str, first: bool = True) -> tuple[int, ...]:
         head, *rest = marked.split(CUT)
         out = self._encode(head) if first else self._after(head)
         return tuple(i for part in (out, *map(self._after, rest)) for i in part)

@@ -196,11 +196,11 @@ def test_stop_strings_end_it_where_they_appear(sampler: LocalSampler, text: str)
 def say_only(sampler: LocalSampler, ids: list[int]) -> None:
     """The next token is `ids[n]` with certainty, where n tokens have been said."""
 
-    def forward(_: Any, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+    def forward(_: Any, length: torch.Tensor, cache: Any, filled: int) -> torch.Tensor:
         for layer in cache.layers:
             layer.lazy_initialization(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-        logits = torch.full((len(mask), 512), -1e9)
-        logits[:, ids[int(mask[0].sum()) - 1]] = 0.0
+        logits = torch.full((len(length), 512), -1e9)
+        logits[:, ids[int(length[0]) - 1]] = 0.0
         return logits
 
     sampler._forward = forward  # type: ignore[method-assign]

@@ -1,0 +1,138 @@
+"""One token a row, straight from the weights: the decoding step of a standard decoder without its bookkeeping.
+
+transformers' forward serves every case; with one token a row that costs as much as the arithmetic. A `Decoder` knows the
+usual layer (RMSNorm, rotary positions, grouped attention, gated MLP; Llama, Mistral, Qwen2, Qwen3 and their like), reads
+the module's own weights at every step, and is made only where it gives what the module itself gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+
+from temper.models import layout
+from temper.models.load import plain, trunk
+
+LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+ROTARY = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
+TOLERANCE = 1e-4  # of the largest logit, for float32; 1e-9 for float64
+
+
+class Decoder:
+    """`step(ids, position, layers, hidden)`: see there. `layers` are the sampler's key-value stores, one a layer."""
+
+    def __init__(self, module: Any, head: Callable[[Tensor], Tensor]):
+        base = trunk(plain(module))
+        self.embed, self.layers, self.norm, self.rotary = (
+            base.embed_tokens,
+            list(base.layers),
+            base.norm,
+            base.rotary_emb,
+        )
+        self.head = head
+        self._angles: tuple[Tensor, Tensor] | None = None
+
+    @staticmethod
+    def of(module: Any, head: Callable[[Tensor], Tensor] | None) -> Decoder | None:
+        """None where the module is built in another way, or gives other logits."""
+        if head is None or not _is_standard(trunk(plain(module))) or not layout.can_pack(module):
+            return None
+        decoder = Decoder(module, head)
+        return decoder if decoder._agrees(module) else None
+
+    def step(self, ids: Tensor, position: Tensor, layers: list[Any], bias: Tensor | None) -> Tensor:
+        """[rows, vocabulary] logits after `ids` [rows] at `position` [rows], whose keys and values go into `layers`.
+
+        bias  [rows, 1, 1, columns] that is added to scores: −inf where a row has nothing; None: every column is in use
+        """
+        x = self.embed(ids)
+        cos, sin = self._angle(position, x)
+        for layer, store in zip(self.layers, layers, strict=True):
+            x = x + self._attend(layer.self_attn, _rms(layer.input_layernorm, x), cos, sin, store, bias)
+            y, mlp = _rms(layer.post_attention_layernorm, x), layer.mlp
+            x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(y)).mul_(mlp.up_proj(y)))
+        return self.head(_rms(self.norm, x))
+
+    def _attend(self, attention: Any, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None) -> Tensor:
+        width = attention.head_dim
+        q, k, v = (p(x).view(len(x), -1, width) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        if hasattr(attention, "q_norm"):
+            q, k = _rms(attention.q_norm, q), _rms(attention.k_norm, k)
+        q, k = _turn(q, cos, sin), _turn(k, cos, sin)
+        keys, values = store.update(k[:, :, None], v[:, :, None])
+        grouped = q.view(len(x), keys.shape[1], -1, width).mul_(attention.scaling)
+        scores = grouped @ keys.transpose(2, 3)
+        if bias is not None:
+            scores += bias
+        return attention.o_proj((torch.softmax(scores, -1) @ values).view(len(x), -1))
+
+    def _angle(self, position: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) [rows, 1, width] with the sign of the half-turn in sin; the table grows with the positions seen."""
+        need = int(position.max()) + 1
+        if self._angles is None or len(self._angles[0]) < need:
+            columns = torch.arange(-(-need // 256) * 256, device=x.device)
+            cos, sin = (a[0] for a in self.rotary(x, columns[None]))
+            half = sin.shape[-1] // 2
+            self._angles = cos, torch.cat((-sin[:, :half], sin[:, half:]), -1)
+        cos, sin = self._angles
+        return cos[position][:, None], sin[position][:, None]
+
+    @torch.inference_mode()
+    def _agrees(self, module: Any) -> bool:
+        """Whether seven steps give the logits of the module's own forward, row by row, beside a shorter row."""
+        device = next(module.parameters()).device
+        vocabulary = self.embed.weight.shape[0]
+        ids = torch.arange(3, 3 + 14, device=device).view(2, 7) * 31 % vocabulary
+        try:
+            expected = plain(module)(input_ids=ids).logits
+            stores: list[Any] = [_Grown() for _ in self.layers]
+            got = [self.step(ids[:, t], torch.full((2,), t, device=device), stores, None) for t in range(7)]
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return False
+        gap = (torch.stack(got, 1) - expected).abs().max() / expected.abs().max()
+        return bool(gap <= (1e-9 if expected.dtype == torch.float64 else TOLERANCE))
+
+
+class _Grown:
+    """Keys and values of a few steps."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        self.kept.append((keys, values))
+        return torch.cat([k for k, _ in self.kept], 2), torch.cat([v for _, v in self.kept], 2)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position of x [rows, heads, width]."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def _rms(norm: Any, x: Tensor) -> Tensor:
+    return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+
+
+def _is_standard(base: Any) -> bool:
+    """Whether the names of its modules are those of the usual decoder, and its weights all float32 or all float64."""
+    layers = getattr(base, "layers", None)
+    if not layers or not all(hasattr(base, n) for n in ("embed_tokens", "norm", "rotary_emb")):
+        return False
+    wide = {p.dtype for p in base.parameters()} in ({torch.float32}, {torch.float64})
+    return wide and getattr(base.rotary_emb, "rope_type", None) in ROTARY and all(map(_is_usual, layers))
+
+
+def _is_usual(layer: nn.Module) -> bool:
+    if _names(layer) != LAYER or _names(layer.mlp) != MLP:
+        return False
+    return _names(layer.self_attn) in (ATTENTION, ATTENTION | {"q_norm", "k_norm"})
+
+
+def _names(module: Any) -> set[str]:
+    return {name for name, _ in module.named_children()}
