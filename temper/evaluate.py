@@ -17,7 +17,7 @@ from temper import streams
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP_KEY, OUTCOME, REWARD, ROLE, TASK, TOKEN, TRAJECTORY, TURN_TEXT
 from temper.errors import UserError
-from temper.request import Request
+from temper.request import Env, Request
 from temper.stage import Stage
 from temper.tasks.task import Task
 
@@ -50,6 +50,8 @@ class Evaluation:
     every      steps between evaluations in the loop (0: only start and end)
     seed       of its random streams, the same at every evaluation: attempts are paired over time
     role       whose trajectories count (None: every role's); those of side groups (`Trajectory.group`) never do
+    env        how the tasks are played (None: as in training). Answers of a tree are no independent attempts: they ended
+               early more or less often than single ones would, so evaluate one answer an attempt
     """
 
     tasks: Sequence[Task]
@@ -61,6 +63,7 @@ class Evaluation:
     seed: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
     role: str | None = None
+    env: Env | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tasks):
@@ -103,11 +106,12 @@ class Evaluation:
         stages = judges(run.on_group)
         with run.timed("evaluation"), unmoved(stages):
             counts, run.counts = run.counts, {}
+            env, run.env = run.env, self.env or run.env
             groups = await together(judged(run, r, self.seed, stages) for r in requests)
             self.dropped = {
                 k.removeprefix("dropped/"): int(n) for k, n in run.counts.items() if k.startswith("dropped/")
             }
-            run.counts = counts
+            run.counts, run.env = counts, env
         self.failed = failures(groups)
         return [answers_of(_of_role(g, self.role), t, self.attempts) for g, t in zip(groups, self.tasks)]
 

@@ -175,6 +175,19 @@ def test_evaluations_are_paired_over_time(toy_model: str) -> None:
     assert probe.examples["before"] == probe.examples["after"] and probe.passes["before"] == probe.passes["after"]
 
 
+def test_an_evaluation_may_play_in_another_way_than_training(toy_model: str) -> None:
+    policy = toys.policy(toy_model, lr=0.0)
+    probe = Evaluation(toys.TASKS, 2, env=Picky())
+    run = Run(
+        env=SingleTurn(), curriculum=toys.curriculum(2), roles={"solver": policy}, probes=[probe], sampling=toys.SHORT,
+        on_group=[toys.ShareOf(), toys.CENTRED], updates=[Update(policy, [toys.POLICY_TERM])], steps=1, groups=4,
+    )  # fmt: skip
+    env = run.env
+    asyncio.run(train(run))
+    assert probe.dropped == {"no such page": 2} and run.env is env  # Picky drops t1; training did not
+    assert not any("dropped" in key for record in run.reporter.history for key in record)
+
+
 def test_an_evaluation_needs_tasks_and_attempts() -> None:
     with pytest.raises(UserError, match="there are no tasks to evaluate on: the data is empty"):
         Evaluation([])
