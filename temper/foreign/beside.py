@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from temper.tools.base import cut
+
 GRACE = 1.0  # seconds in which a loop has to answer; one that does not is left behind
 
 
@@ -60,7 +62,7 @@ class Beside:
 
 
 class Worker:
-    """A thread that calls somebody else's functions one after another: objects that are bound to their thread stay in it.
+    """A thread that calls somebody else's functions one after another: what is bound to its thread stays there.
 
     broken  a call did not end: the thread is left behind with it, and takes no more
     """
@@ -119,9 +121,14 @@ def parts(rewards: Mapping[str, Any] | None) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def readable(text: str, limit: int) -> str:
+    """At most about `limit` characters, which a tokenizer can encode: no lone surrogates."""
+    return cut(text, limit).encode("utf-8", "replace").decode()
+
+
 def brief(error: BaseException) -> str:
     """An exception in one short line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    return readable(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

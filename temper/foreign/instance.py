@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from temper import streams
-from temper.foreign.beside import Beside, Late, Worker
 from temper.errors import UserError
+from temper.foreign.beside import Beside, Late, Worker
 from temper.tasks.task import Task
 from temper.tools.base import Fault, Result
 
@@ -147,4 +147,4 @@ def described_as(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

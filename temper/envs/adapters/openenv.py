@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from temper.columns import REWARD
-from temper.foreign.beside import brief, finite
 from temper.envs.chat import Chat
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
+from temper.foreign.beside import brief, finite, readable
 from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
-from temper.tools.base import cut
 
 REFUSED = ("VALIDATION_ERROR", "INVALID_JSON")  # codes of an action that is none: the policy is told
 CLOSING = 2.0  # seconds for saying good-bye
@@ -134,7 +133,7 @@ class OpenEnv:
 
     def _text(self, observation: Any) -> str:
         text = self.show(observation) if self.show else shown(observation)
-        return cut(text.encode("utf-8", "replace").decode(), self.limit)
+        return readable(text, self.limit)
 
 
 class _Session:
@@ -157,7 +156,7 @@ class _Session:
         return result.observation
 
     async def step(self, make: Callable[[str], Any], text: str) -> Any:
-        """The observation after an action. Raises _Invalid, _Failed, TimeoutError, or Drop where the connection is lost."""
+        """The observation after an action. Raises _Invalid, _Failed, TimeoutError, and Drop: the connection is lost."""
         try:
             action = make(text)
         except ValueError as error:

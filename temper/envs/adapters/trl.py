@@ -4,7 +4,7 @@
     env = Trl(GameEnv, reward_funcs=[reward], tools=[multiply])   # reward(completions, environments, **columns) -> list
     train = env.tasks(rows)                                       # the data set's rows; without rows: env.tasks(n=1000)
 
-No package is needed. Read with TRL 1.16 (`trl.trainer.grpo_trainer`): `reset(**row)` may return a text, which goes behind
+No package is needed. Read with TRL 1.16 (`trl.trainer.grpo_trainer`): a text from `reset(**row)` goes behind
 the last message; public methods are tools, described by their type hints and docstrings; `get_reward()` and the reward
 functions are added up, and None or NaN says that one of them does not apply.
 
@@ -15,21 +15,18 @@ function that raises ends the attempt, not the run.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import copy
-import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from temper.columns import REWARD
-from temper.foreign.beside import Late, brief
-from temper.foreign.instance import Instance, Room
 from temper.envs.tools import ToolUse
 from temper.episode import ENV, Episode, Trajectory
 from temper.errors import UserError
+from temper.foreign.beside import Late, brief, readable
+from temper.foreign.instance import Instance, Room
 from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
@@ -48,7 +45,8 @@ class Trl:
     tools    functions that every attempt may call
     reward_funcs    of TRL's signature; weights: one for each (default: 1 each). get_reward counts once
     turns    most turns that the policy takes; tokens: most that it samples in all (0: no limit)
-    timeout  seconds of one call of theirs; attempts: environments at once
+    timeout  seconds of one call of theirs; attempts: environments at once; limit: characters that the policy sees of
+             what `reset` or a tool returns
     shared   leave `random` as it is: plain methods of different attempts then run at once, and nothing repeats
     format   of calls: a name or a reader of `temper.tools.calls`
     """
@@ -61,6 +59,7 @@ class Trl:
     tokens: int = 0
     timeout: float = 30.0
     attempts: int = 64
+    limit: int = 20_000
     shared: bool = False
     format: str | Reader = "hermes"
     role: str = "solver"
@@ -83,18 +82,20 @@ class Trl:
     def tasks(self, rows: Iterable[Mapping[str, Any]] | None = None, n: int = 1000, name: str = "trl") -> list[Task]:
         """The rows of a data set (TRL's `train_dataset`); without one, `n` tasks that `reset` makes."""
         found = [dict(row) for row in rows] if rows is not None else [{} for _ in range(n)]
-        return [Task(f"{name}/{k}", row.get("prompt", ""), source=str(row.get("environment", name)), info={"row": row})
-                for k, row in enumerate(found)]  # fmt: skip
+        return [
+            Task(f"{name}/{k}", row.pop("prompt", ""), source=str(row.get("environment", name)), info=row)
+            for k, row in enumerate(found)
+        ]
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
-        row = dict(task.info.get("row") or {})
+        row = row_of(task)
         name = row.pop("environment", None) if isinstance(self.factory, Mapping) else None
         if name not in self._factories:
             known = ", ".join(map(str, self._factories))
             raise UserError(f"{task.id} wants the environment {name!r}; there are: {known}")
         async with self._room.instance(name, self._factories[name], task) as made:
             prompt = await self._begun(made, row)
-            box = Toolbox([made.tool(f) for f in [*self.tools, *made.methods]], timeout=self.timeout)
+            box = Toolbox([made.tool(f) for f in [*self.tools, *made.methods]], timeout=self.timeout, limit=self.limit)
             use = ToolUse(box, self.turns, self.tokens, format=self.format, single=False, role=self.role)
             episode = await use.play(replace(task, prompt=prompt), roles)
             judged = await self._judged(made, row, prompt, episode)
@@ -106,8 +107,7 @@ class Trl:
 
     async def _begun(self, made: Instance, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The messages that the policy sees first."""
-        prompt = copy.deepcopy(row.get("prompt", ""))
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+        messages = copy.deepcopy(row.get("prompt") or [{"role": "user", "content": ""}])
         try:
             seen = await made.begin(row)
         except Late:
@@ -118,7 +118,7 @@ class Trl:
             raise Drop(f"reset failed: {brief(error)}")
         if not isinstance(seen, str | None):
             raise UserError(f"reset must return a text or None, got {type(seen).__name__}")
-        messages[-1]["content"] = f"{messages[-1]['content']}{seen or ''}"
+        messages[-1]["content"] = readable(f"{messages[-1]['content']}{seen or ''}", self.limit)
         return messages
 
     async def _judged(self, made: Instance, row: Mapping[str, Any], prompt: Any, episode: Episode) -> Trajectory:
@@ -161,6 +161,16 @@ class Trl:
         if hasattr(type(made.object), "get_reward"):
             scores.append((type(made.object).__name__, _number(await made.run(made.object.get_reward)), 1.0))
         return [s for s in scores if not math.isnan(s[1])]
+
+
+def row_of(task: Task) -> dict[str, Any]:
+    """The columns of a task, its prompt as messages."""
+    row = dict(task.info)
+    if task.prompt:
+        row["prompt"] = task.messages
+    if task.answer is not None:
+        row["answer"] = task.answer
+    return row
 
 
 def messages(episode: Episode, format: str | Reader = "hermes") -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import importlib
 import inspect
 import logging
 import signal
@@ -23,10 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.columns import REWARD
-from temper.foreign.beside import Beside, Late, brief, finite, parts
-from temper.foreign.door import Door
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
+from temper.foreign.beside import Beside, Late, brief, finite, parts
+from temper.foreign.door import Door
 from temper.gateway.recording import Recording
 from temper.policy import Seat
 from temper.request import Drop
@@ -79,12 +80,20 @@ class Verifiers:
         return (self.role,)
 
     def tasks(self, split: str = "train", n: int = -1) -> list[Task]:
-        """The environment's own examples: all, or the first `n`. Its "eval" is its training data where it has no other."""
+        """The environment's own examples: all, or the first `n`. Without data of its own, "eval" is "train"."""
         return [
             Task(f"{self.name}/{split}/{k}", _prompt(row.get("prompt")), str(row.get("answer", "")), self.name,
                  {"split": split, "row": k})
             for k, row in enumerate(self._rows(split, n))
         ]  # fmt: skip
+
+    def split(self, held_out: int) -> tuple[list[Task], list[Task]]:
+        """(for training, held out): the evaluation data, or the last examples where there is none."""
+        if self._env.eval_dataset is not None or self._env.eval_dataset_source is not None:
+            return self.tasks(), self.tasks("eval", held_out) if held_out else []
+        tasks = self.tasks()
+        first = len(tasks) - min(held_out, len(tasks) // 5)
+        return tasks[:first], tasks[first:]
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         record = Recorder(task)
@@ -154,20 +163,25 @@ class Verifiers:
 
 
 def load(name: str, args: Mapping[str, Any]) -> Any:
-    """An installed environment. Signals stay with the run: verifiers takes SIGINT and SIGTERM for itself."""
+    """An installed environment, or module:Class. SIGINT and SIGTERM, which verifiers takes, stay the run's."""
     try:
         import verifiers as vf
 
         with _signals():
             with contextlib.suppress(Exception):
                 reasoning_gym.names()  # imports it also where packages are missing that it needs for drawing only
-            return vf.load_environment(name, **args)
-    except ImportError:
-        raise UserError("verifiers environments need a package: pip install 'temper-rl[verifiers]'")
+            if ":" not in name:
+                return vf.load_environment(name, **args)
+            module, _, made = name.partition(":")
+            return getattr(importlib.import_module(module), made)(**args)
+    except ModuleNotFoundError as error:
+        raise UserError(f"no module {error.name}; verifiers environments need: pip install 'temper-rl[verifiers]'")
     except AttributeError:
-        raise UserError("this verifiers has no load_environment: pip install 'verifiers<0.4', or use its task sets")
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the verifiers environment {name!r}: {error}")
+        raise UserError(
+            f"this verifiers has no {name.partition(':')[2] or 'load_environment'} (tested: verifiers 0.3.1)"
+        )
+    except (ImportError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"cannot load the verifiers environment {name!r}: {brief(error)}")
 
 
 @contextlib.contextmanager
