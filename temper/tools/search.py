@@ -1,4 +1,4 @@
-"""Search in a local corpus by BM25 (the package `bm25s`: `pip install 'temper-rl[search]'`)."""
+"""Search in a local corpus by BM25 (the package `bm25s`: `pip install 'temper-rl[search]'`), and access to its pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from temper.errors import UserError
 from temper.tools.base import Result
@@ -16,8 +16,16 @@ _WORD = re.compile(r"\w+")
 _PASSAGE = 800  # characters of a document that are shown
 
 
+class Document(NamedTuple):
+    """url: what `Access` opens it by; empty where the corpus has none."""
+
+    title: str
+    text: str
+    url: str = ""
+
+
 class Search:
-    """`corpus`: documents, as texts or as {"title", "text"}; or a JSONL file of either.
+    """`corpus`: documents, as texts or as {"title", "text", "url"}; or a JSONL file of either.
 
     top  how many documents a query brings; k1, b  the parameters of BM25
     """
@@ -37,7 +45,8 @@ class Search:
         if not self.documents:
             raise UserError("the search tool has no documents")
         self.top = min(top, len(self.documents))
-        self._index = _index([_words(f"{title} {text}") for title, text in self.documents], k1, b)
+        self._index = _index([_words(f"{d.title} {d.text}") for d in self.documents], k1, b)
+        self._pages = {d.url: d for d in self.documents if d.url}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -45,8 +54,18 @@ class Search:
         return {"type": "object", "properties": {"query": query}, "required": ["query"]}
 
     async def __call__(self, query: str) -> Result:
+        found = await self.search(query)
+        return Result("\n\n".join(map(_shown, range(1, len(found) + 1), found)) or "No document matches.")
+
+    async def search(self, query: str, top: int = 0) -> list[Document]:
+        """The documents that match best, best first (at most `top`; 0: the tool's own)."""
         found = await asyncio.to_thread(self.find, query)
-        return Result("\n\n".join(map(self._shown, range(1, len(found) + 1), found)) or "No document matches.")
+        return [self.documents[n] for n in found[: top or None]]
+
+    async def access(self, url: str) -> str | None:
+        """The whole text behind a url, its title first; None where there is no such page."""
+        found = self._pages.get(url)
+        return None if found is None else f"{found.title}\n{found.text}" if found.title else found.text
 
     def find(self, query: str) -> list[int]:
         """Numbers of the documents that match best, best first; only those that share a word with the query."""
@@ -56,10 +75,25 @@ class Search:
         numbers, scores = self._index.retrieve([words], k=self.top, show_progress=False)
         return [int(n) for n, score in zip(numbers[0], scores[0], strict=True) if score > 0]
 
-    def _shown(self, rank: int, number: int) -> str:
-        title, text = self.documents[number]
-        shown = text if len(text) <= _PASSAGE else f"{text[:_PASSAGE]}…"
-        return f"[{rank}] {title}\n{shown}" if title else f"[{rank}] {shown}"
+
+class Access:
+    """Opens a page that `search` found, by its url."""
+
+    name, description = "access", "Opens a page by its url."
+    parameters = {"type": "object", "properties": {"url": {"type": "string"}}, "required": ["url"]}  # noqa: RUF012
+
+    def __init__(self, search: Search):
+        self._search = search
+
+    async def __call__(self, url: str) -> Result:
+        page = await self._search.access(url)
+        return Result(f"There is no page {url[:80]!r}.", "tool error") if page is None else Result(page)
+
+
+def _shown(rank: int, found: Document) -> str:
+    text = found.text if len(found.text) <= _PASSAGE else f"{found.text[:_PASSAGE]}…"
+    head = " ".join(filter(None, (found.title, f"({found.url})" if found.url else "")))
+    return f"[{rank}] {head}\n{text}" if head else f"[{rank}] {text}"
 
 
 def _index(words: list[list[str]], k1: float, b: float) -> Any:
@@ -76,8 +110,10 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _document(one: str | Mapping[str, Any]) -> tuple[str, str]:
-    return ("", one) if isinstance(one, str) else (str(one.get("title", "")), str(one["text"]))
+def _document(one: str | Mapping[str, Any]) -> Document:
+    if isinstance(one, str):
+        return Document("", one)
+    return Document(str(one.get("title", "")), str(one["text"]), str(one.get("url", "")))
 
 
 def _load(corpus: Sequence[str | Mapping[str, Any]] | str | Path) -> Sequence[str | Mapping[str, Any]]:

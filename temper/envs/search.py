@@ -1,0 +1,331 @@
+"""Looking for an answer by tags in a running text: <search>…</search>, <access>…</access>, <answer>…</answer>.
+
+The policy writes one assistant's turn. What it asked for stands in it as <information>…</information>, tokenised alone,
+control tokens in it harmless. `Research` reads results in full and remembers them shortened; `SimulatedSearch` asks
+somebody who plays the search engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from temper import streams
+from temper.columns import REWARD, Column
+from temper.envs.chat import Chat
+from temper.episode import Completion, Episode, Recorder
+from temper.models.load import turn_ends
+from temper.models.render import Renderer, renderer_of
+from temper.parts.schedules import Constant, Schedule
+from temper.policy import Seat
+from temper.request import Drop
+from temper.rewards.qa import bag_f1, best, set_f1
+from temper.tasks.task import Task
+from temper.tools.search import Document
+
+ACTIONS = ("search", "access", "answer")
+INVALID = ("question", "invalid", "appropriate", "valid")  # words of an answer that rejects the question
+NOTHING, NO_PAGE = "No search results are found.", "No More Information is Found for this URL."
+CORRECTION = (
+    "My previous action is invalid. To search, I put the query between <search> and </search>. To give the final "
+    "answer, I put it between <answer> and </answer>. Let me try again."
+)
+Score = Callable[[str, str], float]  # (answer, reference) → 0 … 1
+
+
+class Engine(Protocol):
+    """What `temper.tools.search.Search` is."""
+
+    async def search(self, query: str, top: int = 0) -> Sequence[Document]: ...
+    async def access(self, url: str) -> str | None: ...
+
+
+# a text that is continued ---------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """One seat's calls, each with its whole input, recorded token by token once.
+
+    A call stands behind the last turn whose context begins its input, ids compared one by one; what is new becomes the
+    environment's turn. An input that continues nothing opens a fresh context (parent −1). All calls are one trajectory.
+
+    longest  most tokens of input and answer together (0: the model's own limit)
+    members  turns so far; texts: what was said; chains: how often a call did not continue the one before it, plus one
+    """
+
+    def __init__(self, seat: Seat, record: Recorder, longest: int = 0):
+        self.seat, self.record = seat, record
+        own = int(getattr(seat.policy.sampler, "context", 1 << 30))
+        self.longest = min(longest or own, own)
+        self.ends = turn_ends(seat.tokenizer)
+        self.members: list[int] = []
+        self.texts: list[str] = []
+        self.chains = 0
+        self._contexts: dict[int, tuple[int, ...]] = {}
+
+    async def __call__(self, ids: tuple[int, ...], **overrides: Any) -> Completion | None:
+        """What the seat says behind `ids`; None where there is no room for a whole answer (Drop where it is the first)."""
+        if len(ids) + self.seat.params.max_tokens > self.longest:
+            if not self.texts:
+                raise Drop("prompt too long")
+            return None
+        parent = self._behind(ids)
+        self.chains += not self.members or parent != self.members[-1]
+        rest = ids[len(self._contexts.get(parent, ())) :]
+        if rest:
+            parent = self._keep(self.record.add(rest, parent, text=self.seat.tokenizer.decode(rest)), ids)
+        said = await self.seat.sample(ids, **overrides)
+        self._keep(self.record.sampled(said, parent, author=self.seat.role), (*ids, *said.ids))
+        self.texts.append(said.text)
+        return said
+
+    def over(self, said: Completion) -> bool:
+        """Whether the policy ended its turn instead of a tag."""
+        return bool(said.ids) and said.ids[-1] in self.ends
+
+    def _behind(self, ids: tuple[int, ...]) -> int:
+        fits = [(len(c), turn) for turn, c in self._contexts.items() if ids[: len(c)] == c]
+        return max(fits, default=(0, -1))[1]
+
+    def _keep(self, turn: int, context: tuple[int, ...]) -> int:
+        self._contexts[turn] = context
+        self.members.append(turn)
+        return turn
+
+
+def information(render: Renderer, text: str, after: str = "") -> tuple[int, ...]:
+    """Ids of an observation; `text` is a stranger's."""
+    return render.ids(f"\n\n<information>\n{render.quoted(text)}\n</information>\n{after}")
+
+
+def tagged(text: str, tag: str) -> list[str]:
+    return [found.strip() for found in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)]
+
+
+# results are read in full, and remembered shortened -------------------------------------------------------------------
+
+
+class Shown(NamedTuple):
+    """An observation: as it is read, and as it is remembered."""
+
+    full: str
+    short: str
+
+
+@dataclass
+class Research:
+    """Search, access and answer; a result is read in full by a call that ends with </think>, a page then shortened.
+
+    Judges itself: the score of the last answer, times 1 if every call was well-formed, else 0. Where the task's
+    info["valid"] says so, the prompt says that there is an answer, and rejecting the question costs `rejected`.
+
+    engine    what searches, and opens pages
+    score     of an answer against a reference (of several: the best)
+    turns     most calls; longest: most tokens of a call's input and answer (0: the model's limit)
+    top       documents that a search brings; document: characters shown of each
+    page      characters that are read at once; pages: how many such pieces; short: characters of one that stay
+    prompt    {question} and {validity} are filled in; validity: for questions that may be invalid, and that are valid
+    """
+
+    engine: Engine
+    score: Score = set_f1
+    turns: int = 32
+    longest: int = 0
+    top: int = 5
+    document: int = 5000
+    page: int = 25_000
+    pages: int = 10
+    short: int = 100
+    rejected: float = -0.5
+    prompt: str = "{question}"
+    validity: tuple[str, str] = ("", "")
+    role: str = "solver"
+    writes: tuple[Column, ...] = (REWARD,)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
+        seat = roles[self.role]
+        render, calls = renderer_of(seat.tokenizer), Calls(seat, Recorder(task), self.longest)
+        valid = bool(task.info.get("valid"))
+        text = self.prompt.format(question=task.messages[-1]["content"], validity=self.validity[valid])
+        memory = seat.chat([*task.messages[:-1], {"role": "user", "content": text}])
+        unread: list[Shown] = []
+        used = dict.fromkeys(ACTIONS, 0)
+        while len(calls.texts) < self.turns:
+            seen = unread.pop(0) if unread else None
+            given = memory + (information(render, seen.full, "<think>\n") if seen else ())
+            said = await calls(given, stop=("</think>",) if seen else tuple(f"</{a}>" for a in ACTIONS))
+            if said is None:
+                break
+            memory += (information(render, seen.short, "<think>\n") if seen else ()) + said.ids
+            kind, content = action(said.text)
+            if kind:
+                used[kind] += 1
+            if tagged(said.text, "answer") or calls.over(said):
+                break
+            unread += await self._observed(kind, content)
+        return self._judged(task, calls, valid, used)
+
+    async def _observed(self, kind: str, content: str) -> list[Shown]:
+        if kind == "search":
+            found = [d for d in await self.engine.search(content, self.top)][: self.top]
+            shown = [f"[Doc {n}]({d.url}):\n{_whole(d)[: self.document]}" for n, d in enumerate(found, 1)]
+            text = "\n\n".join(shown) or NOTHING
+            return [Shown(text, text)]
+        if kind == "access":
+            page = await self.engine.access(content) or ""
+            starts = range(0, len(page), self.page)[: self.pages]
+            pieces = [(f">>>> Page {n} >>>>\n\n", page[at : at + self.page]) for n, at in enumerate(starts, 1)]
+            return [Shown(head + piece, head + piece[: self.short]) for head, piece in pieces] or [
+                Shown(NO_PAGE, NO_PAGE)
+            ]
+        return []
+
+    def _judged(self, task: Task, calls: Calls, valid: bool, used: Mapping[str, int]) -> Episode:
+        answers = [a for text in calls.texts for a in tagged(text, "answer")]
+        said = answers[-1] if answers else ""
+        formed = [well_formed(text) for text in calls.texts]
+        score = best(self.score, said, task.answer)
+        rejects = any(word in said for word in INVALID)
+        reward = self.rejected if valid and rejects else score * all(formed)
+        info = {"turns": len(formed), "chains": calls.chains, "score": score, "rejects": float(rejects)}
+        info |= {"well_formed": sum(formed) / max(1, len(formed)), "valid": float(valid), "actions": dict(used)}
+        calls.record.judge(calls.members, role=self.role, reward=float(reward), info=info)
+        return calls.record.episode()
+
+
+def _whole(found: Document) -> str:
+    return f"{found.title}\n{found.text}" if found.title else found.text
+
+
+def action(text: str) -> tuple[str, str]:
+    """(kind, content): the last search of a text, else its last access, else its last answer; ("", "") without one."""
+    return next(((a, found[-1]) for a in ACTIONS if (found := tagged(text, a))), ("", ""))
+
+
+def well_formed(text: str) -> bool:
+    """Tags in pairs, at most one action, at most one end of thinking, and nobody speaks as "assistant"."""
+    opened = [text.count(f"<{a}>") for a in ACTIONS]
+    paired = opened == [text.count(f"</{a}>") for a in ACTIONS]
+    return paired and sum(opened) <= 1 and text.count("</think>") <= 1 and not re.search("[Aa]ssistant", text)
+
+
+# somebody plays the search engine -------------------------------------------------------------------------------------
+
+
+class Asked(NamedTuple):
+    """What a simulator is asked: like the original's, it knows the answer."""
+
+    query: str
+    question: str
+    answer: str
+    noisy: bool
+
+
+Simulator = Callable[[Asked, np.random.Generator], str]
+SIMULATE = (
+    "You are a search engine. Write {top} {kind} documents for the query, about 30 words each.\n"
+    'The user wants to answer the question "{question}", and the answer is {answer}.\n\nQuery: {query}\n{kind} output:'
+)
+
+
+@dataclass
+class SimulatedSearch:
+    """Search (at most `turns` times) and answer, where documents are useful or noisy, by a draw for each search.
+
+    Judges itself: the score of the last answer. An action that is none gets `CORRECTION`, and goes on.
+
+    simulator  a function of what is asked and its own random stream; None: the policy in the seat "simulator"
+    noise      P(noisy) by how often the policy was trained (Policy.version); a task's info["noise"] comes first
+    longest    most tokens of a call's input and answer (0: the model's limit)
+    prompt     {question} is filled in
+    """
+
+    simulator: Simulator | None = None
+    noise: Schedule = Constant(0.0)
+    turns: int = 5
+    top: int = 5
+    score: Score = bag_f1
+    longest: int = 0
+    prompt: str = "{question}"
+    role: str = "solver"
+    writes: tuple[Column, ...] = (REWARD,)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.role,) if self.simulator else (self.role, "simulator")
+
+    async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
+        seat = roles[self.role]
+        render, calls = renderer_of(seat.tokenizer), Calls(seat, Recorder(task), self.longest)
+        noise = float(task.info.get("noise", self.noise(seat.policy.version)))
+        question = str(task.messages[-1]["content"])
+        prompt = {"role": "user", "content": self.prompt.format(question=question)}
+        ids = seat.chat([*task.messages[:-1], prompt])
+        draws, leaks, wrong = list[bool](), list[bool](), 0
+        while (said := await calls(ids, stop=("</search>", "</answer>"))) is not None:
+            found = re.search(r"<(search|answer)>(.*?)</\1>", said.text, re.DOTALL)
+            if (found and found[1] == "answer") or calls.over(said) or len(calls.texts) > self.turns:
+                break
+            ids += said.ids
+            if found is None:
+                wrong += 1
+                ids += render.ids(f"\n{CORRECTION}\n")
+                continue
+            rng = stream(seat, "search", len(calls.texts))
+            draws.append(bool(rng.random() < noise))
+            asked = Asked(found[2].strip(), question, _reference(task), draws[-1])
+            text = await self._simulated(asked, rng, roles, calls.record)
+            leaks.append(best(_holds, text, task.answer) > 0)
+            ids += information(render, text, "\n")
+        return self._judged(task, calls, noise, draws, leaks, wrong)
+
+    def _simulated(
+        self, asked: Asked, rng: np.random.Generator, roles: Mapping[str, Seat], record: Recorder
+    ) -> Awaitable[str]:
+        return _told(self.simulator(asked, rng)) if self.simulator else self._written(asked, roles["simulator"], record)
+
+    async def _written(self, asked: Asked, seat: Seat, record: Recorder) -> str:
+        """By the policy in the simulator's seat; no trajectory holds its turns, so nothing of them is trained on."""
+        chat = Chat(seat, record)
+        kind = "noisy" if asked.noisy else "useful"
+        prompt = SIMULATE.format(top=self.top, kind=kind, **asked._asdict())
+        chat.start([{"role": "user", "content": prompt}])
+        said = await chat.say()
+        return "" if said is None else said.text.replace("\n\n", "\n").split(f"Doc {self.top + 1}")[0].strip()
+
+    def _judged(
+        self, task: Task, calls: Calls, noise: float, draws: Sequence[bool], leaks: Sequence[bool], wrong: int
+    ) -> Episode:
+        answers = [a for text in calls.texts for a in tagged(text, "answer")]
+        reward = best(self.score, answers[-1] if answers else "", task.answer)
+        info = {"turns": len(calls.texts), "searches": len(draws), "invalid": wrong, "noise": noise}
+        if draws:
+            info |= {"noisy": sum(draws) / len(draws), "leaked": sum(leaks) / len(leaks)}
+        calls.record.judge(calls.members, role=self.role, reward=float(reward), info=info)
+        return calls.record.episode()
+
+
+async def _told(text: str) -> str:
+    return text
+
+
+def _reference(task: Task) -> str:
+    """The answer that the simulator is told; of several the first."""
+    return str(task.answer[0] if isinstance(task.answer, (list, tuple)) else task.answer)
+
+
+def _holds(text: str, reference: str) -> float:
+    return float(reference.casefold() in text.casefold())
+
+
+def stream(seat: Seat, *who: object) -> np.random.Generator:
+    """Random numbers of a seat's play beside its samples: a function of (seed, play, role, who)."""
+    return streams.generator(seat._seed, *seat._who, seat.role, *who)
