@@ -50,8 +50,8 @@ class Evaluation:
     every      steps between evaluations in the loop (0: only start and end)
     seed       of its random streams, the same at every evaluation: attempts are paired over time
     role       whose trajectories count (None: every role's); those of side groups (`Trajectory.group`) never do
-    env        how the tasks are played (None: as in training). Answers of a tree are no independent attempts: they ended
-               early more or less often than single ones would, so evaluate one answer an attempt
+    env        how the tasks are played (None: as in training). Answers of one tree are no independent attempts, and end
+               early more or less often than single ones: evaluate one answer an attempt
     """
 
     tasks: Sequence[Task]
