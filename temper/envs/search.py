@@ -1,39 +1,29 @@
 """Looking for an answer by tags in a running text: <search>…</search>, <access>…</access>, <answer>…</answer>.
 
 The policy writes one assistant's turn. What it asked for stands in it as <information>…</information>, tokenised alone,
-control tokens in it harmless. `Research` reads results in full and remembers them shortened; `SimulatedSearch` asks
-somebody who plays the search engine.
+control tokens in it harmless. `Research` reads results in full and remembers them shortened.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from temper import streams
 from temper.columns import REWARD, Column
-from temper.envs.chat import Chat
 from temper.episode import Completion, Episode, Recorder
 from temper.models.load import turn_ends
 from temper.models.render import Renderer, renderer_of
-from temper.parts.schedules import Constant, Schedule
 from temper.policy import Seat
 from temper.request import Drop
-from temper.rewards.qa import bag_f1, best, set_f1
+from temper.rewards.qa import best, set_f1
 from temper.tasks.task import Task
 from temper.tools.search import Document
 
 ACTIONS = ("search", "access", "answer")
 INVALID = ("question", "invalid", "appropriate", "valid")  # words of an answer that rejects the question
 NOTHING, NO_PAGE = "No search results are found.", "No More Information is Found for this URL."
-CORRECTION = (
-    "My previous action is invalid. To search, I put the query between <search> and </search>. To give the final "
-    "answer, I put it between <answer> and </answer>. Let me try again."
-)
 Score = Callable[[str, str], float]  # (answer, reference) → 0 … 1
 
 
@@ -68,7 +58,7 @@ class Calls:
         self._contexts: dict[int, tuple[int, ...]] = {}
 
     async def __call__(self, ids: tuple[int, ...], **overrides: Any) -> Completion | None:
-        """What the seat says behind `ids`; None where there is no room for a whole answer (Drop where it is the first)."""
+        """What the seat says behind `ids`; None where there is no room for a whole answer (Drop: not for the first)."""
         if len(ids) + self.seat.params.max_tokens > self.longest:
             if not self.texts:
                 raise Drop("prompt too long")
@@ -175,7 +165,7 @@ class Research:
 
     async def _observed(self, kind: str, content: str) -> list[Shown]:
         if kind == "search":
-            found = [d for d in await self.engine.search(content, self.top)][: self.top]
+            found = list(await self.engine.search(content, self.top))[: self.top]
             shown = [f"[Doc {n}]({d.url}):\n{_whole(d)[: self.document]}" for n, d in enumerate(found, 1)]
             text = "\n\n".join(shown) or NOTHING
             return [Shown(text, text)]
@@ -192,7 +182,7 @@ class Research:
         answers = [a for text in calls.texts for a in tagged(text, "answer")]
         said = answers[-1] if answers else ""
         formed = [well_formed(text) for text in calls.texts]
-        score = best(self.score, said, task.answer)
+        score = best(self.score, said, references(task))
         rejects = any(word in said for word in INVALID)
         reward = self.rejected if valid and rejects else score * all(formed)
         info = {"turns": len(formed), "chains": calls.chains, "score": score, "rejects": float(rejects)}
@@ -217,115 +207,7 @@ def well_formed(text: str) -> bool:
     return paired and sum(opened) <= 1 and text.count("</think>") <= 1 and not re.search("[Aa]ssistant", text)
 
 
-# somebody plays the search engine -------------------------------------------------------------------------------------
-
-
-class Asked(NamedTuple):
-    """What a simulator is asked: like the original's, it knows the answer."""
-
-    query: str
-    question: str
-    answer: str
-    noisy: bool
-
-
-Simulator = Callable[[Asked, np.random.Generator], str]
-SIMULATE = (
-    "You are a search engine. Write {top} {kind} documents for the query, about 30 words each.\n"
-    'The user wants to answer the question "{question}", and the answer is {answer}.\n\nQuery: {query}\n{kind} output:'
-)
-
-
-@dataclass
-class SimulatedSearch:
-    """Search (at most `turns` times) and answer, where documents are useful or noisy, by a draw for each search.
-
-    Judges itself: the score of the last answer. An action that is none gets `CORRECTION`, and goes on.
-
-    simulator  a function of what is asked and its own random stream; None: the policy in the seat "simulator"
-    noise      P(noisy) by how often the policy was trained (Policy.version); a task's info["noise"] comes first
-    longest    most tokens of a call's input and answer (0: the model's limit)
-    prompt     {question} is filled in
-    """
-
-    simulator: Simulator | None = None
-    noise: Schedule = Constant(0.0)
-    turns: int = 5
-    top: int = 5
-    score: Score = bag_f1
-    longest: int = 0
-    prompt: str = "{question}"
-    role: str = "solver"
-    writes: tuple[Column, ...] = (REWARD,)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,) if self.simulator else (self.role, "simulator")
-
-    async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
-        seat = roles[self.role]
-        render, calls = renderer_of(seat.tokenizer), Calls(seat, Recorder(task), self.longest)
-        noise = float(task.info.get("noise", self.noise(seat.policy.version)))
-        question = str(task.messages[-1]["content"])
-        prompt = {"role": "user", "content": self.prompt.format(question=question)}
-        ids = seat.chat([*task.messages[:-1], prompt])
-        draws, leaks, wrong = list[bool](), list[bool](), 0
-        while (said := await calls(ids, stop=("</search>", "</answer>"))) is not None:
-            found = re.search(r"<(search|answer)>(.*?)</\1>", said.text, re.DOTALL)
-            if (found and found[1] == "answer") or calls.over(said) or len(calls.texts) > self.turns:
-                break
-            ids += said.ids
-            if found is None:
-                wrong += 1
-                ids += render.ids(f"\n{CORRECTION}\n")
-                continue
-            rng = stream(seat, "search", len(calls.texts))
-            draws.append(bool(rng.random() < noise))
-            asked = Asked(found[2].strip(), question, _reference(task), draws[-1])
-            text = await self._simulated(asked, rng, roles, calls.record)
-            leaks.append(best(_holds, text, task.answer) > 0)
-            ids += information(render, text, "\n")
-        return self._judged(task, calls, noise, draws, leaks, wrong)
-
-    def _simulated(
-        self, asked: Asked, rng: np.random.Generator, roles: Mapping[str, Seat], record: Recorder
-    ) -> Awaitable[str]:
-        return _told(self.simulator(asked, rng)) if self.simulator else self._written(asked, roles["simulator"], record)
-
-    async def _written(self, asked: Asked, seat: Seat, record: Recorder) -> str:
-        """By the policy in the simulator's seat; no trajectory holds its turns, so nothing of them is trained on."""
-        chat = Chat(seat, record)
-        kind = "noisy" if asked.noisy else "useful"
-        prompt = SIMULATE.format(top=self.top, kind=kind, **asked._asdict())
-        chat.start([{"role": "user", "content": prompt}])
-        said = await chat.say()
-        return "" if said is None else said.text.replace("\n\n", "\n").split(f"Doc {self.top + 1}")[0].strip()
-
-    def _judged(
-        self, task: Task, calls: Calls, noise: float, draws: Sequence[bool], leaks: Sequence[bool], wrong: int
-    ) -> Episode:
-        answers = [a for text in calls.texts for a in tagged(text, "answer")]
-        reward = best(self.score, answers[-1] if answers else "", task.answer)
-        info = {"turns": len(calls.texts), "searches": len(draws), "invalid": wrong, "noise": noise}
-        if draws:
-            info |= {"noisy": sum(draws) / len(draws), "leaked": sum(leaks) / len(leaks)}
-        calls.record.judge(calls.members, role=self.role, reward=float(reward), info=info)
-        return calls.record.episode()
-
-
-async def _told(text: str) -> str:
-    return text
-
-
-def _reference(task: Task) -> str:
-    """The answer that the simulator is told; of several the first."""
-    return str(task.answer[0] if isinstance(task.answer, (list, tuple)) else task.answer)
-
-
-def _holds(text: str, reference: str) -> float:
-    return float(reference.casefold() in text.casefold())
-
-
-def stream(seat: Seat, *who: object) -> np.random.Generator:
-    """Random numbers of a seat's play beside its samples: a function of (seed, play, role, who)."""
-    return streams.generator(seat._seed, *seat._who, seat.role, *who)
+def references(task: Task) -> list[str]:
+    """The answers that count as right."""
+    several = task.info.get("answer")
+    return [str(a) for a in several] if isinstance(several, (list, tuple)) and several else [str(task.answer)]

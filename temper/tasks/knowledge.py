@@ -179,7 +179,9 @@ def look_up(world: World, top: int = 1) -> Callable[..., str]:
         shown += [world.about(s)[int(rng.integers(len(world.about(s))))] for s in rest if s != subject]
         useful = shown[:1] if found is not None and not asked.noisy else []
         others = [shown[len(useful) :][int(i)] for i in rng.permutation(len(shown) - len(useful))]
-        return "\n".join(f"Doc {n}: {f.relation} of {f.subject}: {f.value}" for n, f in enumerate((useful + others)[:top], 1))
+        return "\n".join(
+            f"Doc {n}: {f.relation} of {f.subject}: {f.value}" for n, f in enumerate((useful + others)[:top], 1)
+        )
 
     return simulate
 

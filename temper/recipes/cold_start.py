@@ -1,0 +1,46 @@
+"""What recipes share that begin with demonstrations of their own environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from temper.backends.base import AdamW, Lora
+from temper.envs.shown import Says, Shown
+from temper.methods.objectives.sft import sft
+from temper.objective import Update
+from temper.parts.curricula import Shuffled
+from temper.parts.schedules import WarmUp
+from temper.policy import Policy
+from temper.request import Env
+from temper.run import Run
+from temper.tasks.task import Task
+
+COLD_START = "cold-start"
+
+
+def cold_start(
+    env: Env, says: Says, tasks: Sequence[Task], *, model: str, steps: int, lr: float, seed: int, **options: Any
+) -> Run:
+    """Imitation of `says` playing `env`, 32 demonstrations a step. options: those of `train_on` that fit.
+
+    Every task comes under eight ids, so that what `says` draws by the id differs from time to time.
+    """
+    tasks = [replace(t, id=f"{t.id}#{n}") for n in range(8) for t in tasks]
+    kept = {k: options[k] for k in ("dtype", "device", "checkpointing", "token_budget") if k in options}
+    rank = options.get("lora", 0)
+    optimizer = AdamW(lr=WarmUp(lr, max(1, steps // 10)))
+    policy = Policy(model=model, optimizer=optimizer, lora=Lora(rank, 2 * rank) if rank else None, **kept)
+    m = sft(policy)
+    return Run(
+        name=COLD_START, env=Shown(env, says), curriculum=Shuffled(tasks, 1, seed), roles={"solver": policy},
+        on_group=m.on_group, updates=[Update(policy, m.terms)], steps=steps, groups=32, seed=seed, threads=1,
+        save_every=options.get("save_every", 0),
+    )  # fmt: skip
+
+
+def left_by(out: Path) -> str:
+    """The model that the cold start of a run in `out` leaves."""
+    return str(out / f"1-{COLD_START}" / "checkpoints" / "latest" / "model")
