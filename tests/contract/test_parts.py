@@ -212,12 +212,20 @@ def short_game() -> Any:
     return ENVS["games.TextArena"](options={"piles": [2]}, move=lambda text: "[0 1]")
 
 
+def short_walk() -> Any:
+    """Over the lake, somewhere else with each answer."""
+    pytest.importorskip("gymnasium")
+    return ENVS["gymnasium.Gymnasium"](read=lambda text: len(text) % 4, turns=3, fresh=True)
+
+
 ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "demonstrations.Demonstrations": lambda: ENVS["demonstrations.Demonstrations"](spans),
     "conversations.Conversations": lambda: ENVS["conversations.Conversations"](demonstrated),
     "switch.Switch": lambda: ENVS["switch.Switch"]({"play": SingleTurn()}, default="play"),
     "games.TextArena": lambda: short_game(),
     "agent.Agent": lambda: ENVS["agent.Agent"](polite),
+    "gymnasium.Gymnasium": lambda: short_walk(),
+    "bfcl.Bfcl": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_bfcl.py"),
 }
 
 

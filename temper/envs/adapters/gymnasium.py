@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from temper import streams
 from temper.columns import REWARD, TURN_REWARD
 from temper.envs.adapters.spaces import reader, shower
 from temper.envs.chat import Chat
@@ -80,7 +81,7 @@ class Gymnasium:
         chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens)
         table = self._idle.pop() if self._idle else _Table(self)
         try:
-            seen = await table.reset(task.info.get("seed"))
+            seen = await table.reset(int(task.info.get("seed", streams.key(0, "gymnasium", task.id) % 2**31)))
             chat.start(_said(task, seen))
             outcome = await self._walk(chat, table, task)
         finally:
@@ -129,7 +130,7 @@ class _Table:
         self.env, self.worker, self.broken = env, Worker("gymnasium"), False
         self._made: Any = None
 
-    async def reset(self, seed: Any) -> str:
+    async def reset(self, seed: int) -> str:
         """The first observation. Raises Drop; UserError when there is no such environment, or none for text."""
         self.total, self.steps, self.unreadable, self.end = 0.0, 0, 0, ""
         try:
@@ -179,7 +180,7 @@ class _Table:
         self._show = env.show or (drawn if env.ansi else shower(made.observation_space))
         self._made = made
 
-    def _reset(self, seed: Any) -> str:
+    def _reset(self, seed: int) -> str:
         return self._text(*self._made.reset(seed=seed))
 
     def _step(self, action: Any) -> tuple[str, float]:
