@@ -1,0 +1,283 @@
+"""Transforms of a scene (`temper.envs.scenes`) that keep the oracle's calls and the answer.
+
+More tools, another wording, another format of results, noise in them, failures. Each draws from the generator that it
+is given, and they compose.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from temper.envs.scenes import Scene
+from temper.errors import UserError
+from temper.tasks.task import Task
+from temper.tools.base import Call, Result, Tool, Toolbox
+
+FORMATS: dict[str, Callable[[str], str]] = {
+    "json": lambda r: json.dumps({"result": r}, ensure_ascii=False),
+    "xml": lambda r: f"<result>{escape(r)}</result>",
+    "field": lambda r: f"result: {r}",
+    "list": lambda r: f"- {r}",
+    "table": lambda r: f"| result |\n| {r} |",
+    "sentence": lambda r: f"The result is {r}.",
+}
+NOISE = ("[ok]", "note: cached", "5 ms", "v2.1")
+ERRORS = ("error: busy, try again", "error: timed out, try again", "error 503")
+
+
+class Wrapped:
+    """A tool with something around its results: `change` what it answers when it does, after `failures` failed calls
+    of an episode."""
+
+    def __init__(self, tool: Any, change: Callable[[str], str] = str, failures: int = 0, error: str = ""):
+        self.tool, self.change, self.failures, self.error = tool, change, failures, error
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        self.cacheable = not failures and getattr(tool, "cacheable", True)
+        self.own_deadline = getattr(tool, "own_deadline", False)
+        self.left = failures
+
+    async def __call__(self, **arguments: Any) -> Result:
+        if self.left:
+            self.left -= 1
+            return Result(self.error, "tool error")
+        found = await self.tool(**arguments)
+        result = found if isinstance(found, Result) else Result(str(found))
+        return Result(self.change(result.text), result.outcome) if result.outcome == "ok" else result
+
+    def fresh(self) -> Wrapped:
+        inner = self.tool.fresh() if hasattr(self.tool, "fresh") else self.tool
+        return Wrapped(inner, self.change, self.failures, self.error)
+
+    def close(self) -> Any:
+        return self.tool.close() if hasattr(self.tool, "close") else None
+
+
+def _with_tools(scene: Scene, names: set[str], wrap: Callable[[Tool], Wrapped]) -> Scene:
+    return replace(scene, tools=tuple(wrap(t) if t.name in names else t for t in scene.tools))
+
+
+def _named(scene: Scene) -> set[str]:
+    return {t.name for t in scene.tools}
+
+
+# what is asked --------------------------------------------------------------------------------------------------------
+
+
+def _asking(scene: Scene, change: Callable[[str], str]) -> Scene:
+    """The scene with the last user message changed."""
+    messages = scene.task.messages
+    n = max(i for i, m in enumerate(messages) if m["role"] == "user")
+    messages[n] = {**messages[n], "content": change(str(messages[n]["content"]))}
+    return replace(scene, task=replace(scene.task, prompt=messages))
+
+
+@dataclass(frozen=True)
+class Reworded:
+    """Another wording around the same question. Each of `wordings` holds {ask}."""
+
+    wordings: tuple[str, ...] = ("Please find out: {ask}", "{ask} I need to know.", "Tell me this. {ask}")
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        wording = self.wordings[int(rng.integers(len(self.wordings)))]
+        return _asking(scene, lambda ask: wording.replace("{ask}", ask))
+
+
+@dataclass(frozen=True)
+class Indirect:
+    """The question no longer names what it is about (info["subject"] = {"text", "kind"}); the name is recoverable.
+
+    where  "message": another sentence says it; "tool": a tool "ask" does, which is one more harmless call (where the
+           turns leave room for it, else a sentence)
+    """
+
+    where: tuple[str, ...] = ("message", "tool")
+
+    def __post_init__(self) -> None:
+        if not self.where or set(self.where) - {"message", "tool"}:
+            raise UserError(f"a missing fact can be in a message or behind a tool, got {self.where}")
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        subject = scene.task.info.get("subject")
+        where = self.where[int(rng.integers(len(self.where)))]
+        if not subject:
+            return scene
+        text, kind = str(subject["text"]), str(subject["kind"])
+        named = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+        asked = _asking(scene, lambda ask: named.sub(f"this {kind}", ask))
+        if asked.task.messages == scene.task.messages:
+            return scene
+        if where == "tool" and scene.spare > 0 and "ask" not in _named(scene):
+            return replace(asked, tools=(*asked.tools, Ask(kind, text)), needs=asked.needs + 1)
+        return _asking(asked, lambda ask: f"The {kind} is {text}. {ask}")
+
+
+class Ask:
+    """Asks the user what a question leaves open."""
+
+    name = "ask"
+
+    def __init__(self, kind: str, text: str):
+        self.description, self.text = "Ask which is meant.", text
+        about = {"type": "string", "enum": [kind]}
+        self.parameters = {"type": "object", "properties": {"about": about}, "required": ["about"]}
+
+    async def __call__(self, about: str) -> Result:
+        return Result(self.text)
+
+
+# what tools answer ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Formatted:
+    """Every tool answers in a format of its own, one of `formats` (names of FORMATS)."""
+
+    formats: tuple[str, ...] = ("json", "xml", "field")
+
+    def __post_init__(self) -> None:
+        if not self.formats or set(self.formats) - set(FORMATS):
+            raise UserError(f"formats of results are some of {', '.join(FORMATS)}, got {', '.join(self.formats)}")
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        chosen = {t.name: self.formats[int(rng.integers(len(self.formats)))] for t in scene.tools}
+        return _with_tools(scene, set(chosen), lambda t: Wrapped(t, FORMATS[chosen[t.name]]))
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """1 to `most` lines that mean nothing, before or behind what a tool answers."""
+
+    lines: tuple[str, ...] = NOISE
+    most: int = 2
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        around: dict[str, tuple[str, str]] = {}
+        for tool in scene.tools:
+            n = int(rng.integers(1, self.most + 1))
+            picked = [self.lines[int(k)] for k in rng.integers(len(self.lines), size=n)]
+            cut = int(rng.integers(n + 1))
+            around[tool.name] = "".join(f"{x}\n" for x in picked[:cut]), "".join(f"\n{x}" for x in picked[cut:])
+        return _with_tools(scene, set(around), lambda t: Wrapped(t, _Around(*around[t.name])))
+
+
+@dataclass(frozen=True)
+class _Around:
+    head: str
+    tail: str
+
+    def __call__(self, text: str) -> str:
+        return f"{self.head}{text}{self.tail}"
+
+
+@dataclass(frozen=True)
+class Failing:
+    """The first calls of tools that the oracle needs fail; the same call again succeeds.
+
+    most  failures in an episode; never more than the turns leave room for
+    """
+
+    errors: tuple[str, ...] = ERRORS
+    most: int = 1
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        names = sorted({s["name"] for s in scene.oracle} & _named(scene))
+        room = min(self.most, scene.spare if scene.turns else self.most)
+        if not names or room < 1:
+            return scene
+        failures = dict.fromkeys(names, 0)
+        for _ in range(int(rng.integers(1, room + 1))):
+            failures[names[int(rng.integers(len(names)))]] += 1
+        error = self.errors[int(rng.integers(len(self.errors)))]
+        broken = {n for n, k in failures.items() if k}
+        worse = _with_tools(scene, broken, lambda t: Wrapped(t, failures=failures[t.name], error=error))
+        return replace(worse, needs=scene.needs + sum(failures.values()))
+
+
+# what else can be called ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Distractors:
+    """Up to `most` further tools, none of which does what a step of the oracle does (found by search).
+
+    pool   task → tools to choose from
+    depth  calls in a row that the search tries
+    """
+
+    pool: Callable[[Task], Sequence[Tool]]
+    most: int = 2
+    depth: int = 2
+
+    async def __call__(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        pool = [t for t in self.pool(scene.task) if t.name not in _named(scene)]
+        chosen: list[Tool] = []
+        for k in rng.permutation(len(pool)):
+            if len(chosen) == self.most:
+                break
+            if await shortcut(scene, [*chosen, pool[int(k)]], self.depth) is None:
+                chosen.append(pool[int(k)])
+        tools = [*scene.tools, *chosen]
+        return replace(scene, tools=tuple(tools[int(k)] for k in rng.permutation(len(tools))))
+
+
+async def shortcut(scene: Scene, tools: Sequence[Tool], depth: int = 2) -> list[Call] | None:
+    """Calls of `tools` alone that give what a step of the oracle gives, from the question's words and the results of
+    the steps before it; None when there are none of at most `depth` calls. Exhaustive over those arguments.
+
+    A tool's `tries(values)` says which arguments to try; without it, every value for every parameter.
+    """
+    known = _words(scene.task)
+    plain = Toolbox([_unwrapped(t) for t in scene.tools])
+    async with plain.episode() as own, Toolbox(tools).episode() as others:
+        for step in scene.oracle:
+            result = (await own.run(Call(step["name"], step["arguments"]))).text
+            if result not in known and (found := await _reach(result, known, others, depth)) is not None:
+                return found
+            known = [*known, result]
+    return None
+
+
+def _unwrapped(tool: Tool) -> Tool:
+    while isinstance(tool, Wrapped):
+        tool = tool.tool
+    return tool
+
+
+async def _reach(target: str, known: Sequence[str], box: Toolbox, depth: int) -> list[Call] | None:
+    ways: dict[str, list[Call]] = {v: [] for v in known}
+    for _ in range(depth):
+        fresh: dict[str, list[Call]] = {}
+        for tool in box.tools.values():
+            for arguments in _tries(tool, list(ways)):
+                call = Call(tool.name, arguments)
+                result = await box.run(call)
+                if result.outcome == "ok" and result.text not in ways:
+                    before = [c for v in arguments.values() for c in ways.get(str(v), [])]
+                    fresh.setdefault(result.text, [*before, call])
+        ways |= fresh
+        if target in ways:
+            return ways[target]
+    return None
+
+
+def _tries(tool: Any, values: list[str]) -> list[dict[str, Any]]:
+    if hasattr(tool, "tries"):
+        return list(tool.tries(values))
+    names = list(tool.parameters.get("properties", {}))
+    return [dict(zip(names, each)) for each in product(values, repeat=len(names))]
+
+
+def _words(task: Task) -> list[str]:
+    """The words of the conversation, and what it is about."""
+    text = " ".join(str(m["content"]) for m in task.messages)
+    words = [w.strip(".,:;?!\"'()") for w in text.split()]
+    subject = task.info.get("subject") or {}
+    return list(dict.fromkeys([w for w in words if w] + ([str(subject["text"])] if subject else [])))

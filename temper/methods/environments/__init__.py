@@ -1,0 +1,1 @@
+"""Methods that are about where, with what and with whom a policy acts."""
