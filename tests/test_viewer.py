@@ -237,6 +237,11 @@ def test_a_leaf_opens_its_path(page: Browser) -> None:
     assert turns(page) == [0, 5, 8] and texts(page, ".attempthead h3") == ["Attempt 6"]
     assert page.js("document.querySelectorAll('.edge.on').length") == 2
     assert texts(page, ".attemptline b")[-1] == "stem 1"
+    press(page, "whole play")
+    assert turns(page) == list(range(9)) and len(texts(page, ".divider")) == 5
+    assert texts(page, ".attemptline .role")[-1] == "solver #6"
+    page.js(f"{leaf}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
+    assert turns(page) == [0, 5, 8], "in the whole play too"
     press(page, "all 2 plays")
     assert page.js("document.querySelectorAll('.node').length") == 17, "the prompt is shared by the plays"
 

@@ -135,19 +135,23 @@ class Attempts {
     const title = whole ? `Play ${t.episode + 1}` : `Attempt ${number(t)}`;
     const rows = this.ordered(), here = rows.findIndex((o) => o === t), other = (by, name) => button(name, () => this.select(rows[here + by]), { disabled: !rows[here + by], class: 'quiet' });
     const view = (whole_, o) => { this.whole = whole_; this.select(o); };
-    const label = (o) => `${squeeze(asText(o.role ?? 'attempt'), 24)}${mates.filter((m) => m.role === o.role).length > 1 ? ` #${number(o)}` : ''}`;
-    const options = [['play', 'whole play'], ...(mates.length > 6 ? [t] : mates).map((o) => [number(o), label(o)])];
+    const options = [['play', 'whole play'], ...(mates.length > 6 ? [t] : mates).map((o) => [number(o), this.nameIn(mates, o)])];
     return h('div', { class: 'attemptbox' },
       h('div', { class: 'attempthead' }, h('h3', {}, title, !whole && t.role && this.roles.length > 1 && ` · ${t.role}`),
         mates.length > 1 && choice('View', options, whole ? 'play' : number(t), (v) => (v === 'play' ? view(true, t) : view(false, g.trajectories[v - 1]))),
         h('span', { class: 'steps' }, other(-1, 'previous'), other(1, 'next'))),
-      (whole ? mates : [t]).slice(0, 12).map((o) => this.line(o, whole)), whole && mates.length > 12 && h('p', { class: 'hint' }, `and ${mates.length - 12} more attempts`));
+      (whole ? mates : [t]).slice(0, 12).map((o) => this.line(o, whole && mates)), whole && mates.length > 12 && h('p', { class: 'hint' }, `and ${mates.length - 12} more attempts`));
   }
 
-  line(t, whole) {
+  nameIn(mates, t) {
+    const number = mates.filter((m) => m.role === t.role).length > 1 ? ` #${this.group.trajectories.indexOf(t) + 1}` : '';
+    return squeeze(asText(t.role ?? 'attempt'), 24) + number;
+  }
+
+  line(t, mates) {
     const shares = Object.entries(t.rewards), { calls, finish, ...noted } = t.info && typeof t.info === 'object' ? t.info : {};
     const rest = Object.entries(noted);
-    return h('div', { class: 'attemptline' }, whole && h('span', { class: 'role', style: { '--c': authorHue(this.group, t.role) } }, t.role ?? ''),
+    return h('div', { class: 'attemptline' }, mates && h('span', { class: 'role', style: { '--c': authorHue(this.group, t.role) } }, this.nameIn(mates, t)),
       h('span', {}, 'reward ', h('b', {}, isNumber(t.reward) ? num(t.reward) : 'none')),
       shares.length > 1 && h('span', {}, shares.map(([k, v]) => `${words(k)} ${num(v)}`).join(', ')),
       isNumber(t.advantage) && h('span', {}, 'advantage ', h('b', {}, signed(t.advantage, num))),
@@ -161,7 +165,7 @@ class Attempts {
     if (!isTree(g, t)) { this.drawn = null; return this.tree.replaceChildren(); }
     const all = g.trajectories, mine = isNumber(t.episode) ? matesOf(g, t) : all;
     const shown = this.everyPlay ? all : mine, key = shown.length === all.length ? 'all' : t.episode;
-    if (!this.trees.has(key)) this.trees.set(key, new Tree(g, shown, this.range, (o, turn) => this.select(o, turn)));
+    if (!this.trees.has(key)) this.trees.set(key, new Tree(g, shown, this.range, (o, turn) => { this.whole = false; this.select(o, turn); }));
     const tree = this.trees.get(key);
     tree.mark(t);
     if (this.drawn === tree) return tree.reveal();

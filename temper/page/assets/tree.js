@@ -17,6 +17,8 @@ const creditOf = (turn) => {
   return Array.isArray(values) ? average(values) : values ?? null;
 };
 
+const brief = (x) => num(Math.abs(x) < 100 ? Number(x.toFixed(2)) : x);
+
 class Tree {
   constructor(group, trajectories, range, select) {
     Object.assign(this, { group, trajectories, range, select, place: new Map(), ends: new Map(), below: new Map(), nodes: new Map(), edges: new Map() });
@@ -27,7 +29,7 @@ class Tree {
     this.small = trajectories.length > 20;
     this.several = factsOf(group).roles.length > 1;
     this.row = this.small ? 24 : 44;
-    this.wide = this.small ? 158 : 136;
+    this.wide = this.small ? 172 : 136;
     this.leaves = 0;
     this.tall = trajectories.length * this.row > 390; // then a turn stands beside its first branch, else amid its branches
     const depth = Math.max(0, ...this.roots.map((i) => this.lay(i, 0)));
@@ -71,8 +73,8 @@ class Tree {
     const value = average(this.below.get(i).map((t) => t.reward)), credit = turn.sampled ? creditOf(turn) : null, ends = this.ends.get(i) ?? [];
     const [lo, hi] = this.range, strength = isNumber(value) ? Math.round((55 * (value - lo)) / (hi - lo || 1)) : 0;
     const who = this.several && !small ? `${squeeze(turn.author ?? '?', 9)} · ` : '';
-    const figures = [isNumber(value) && `V ${num(value, 2)}`, isNumber(credit) && `A ${signed(credit, (v) => num(v, 2))}`].filter(Boolean);
-    const reward = (t) => (isNumber(t.reward) ? num(t.reward, 2) : 'none');
+    const figures = [isNumber(value) && `V ${brief(value)}`, isNumber(credit) && `A ${signed(credit, brief)}`].filter(Boolean);
+    const reward = (t) => (isNumber(t.reward) ? brief(t.reward) : 'none');
     const name = `turn ${i}, ${turn.author ?? '?'}, ${plural(turn.length, 'token')}${figures.length ? `, ${figures.join(', ')}` : ''}${ends.map((t) => `, attempt ${group.trajectories.indexOf(t) + 1}, reward ${reward(t)}`).join('')}`;
     const text = (dy, content, kind = '') => svg('text', { class: kind, x: x + 9, y: y + dy }, content);
     const element = svg('g', { class: `node ${turn.sampled ? '' : 'given'}`, role: 'treeitem', 'aria-level': level + 1, 'aria-label': name, tabindex: -1, style: { '--c': authorHue(group, turn.author), '--v': `${Math.max(0, strength)}%` }, onclick: () => this.pick(i) },

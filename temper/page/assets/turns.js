@@ -82,6 +82,7 @@ class TurnCard {
 }
 
 const MARKED = new RegExp(`\\n|${UNSEEN.source}`, 'g');
+const SPECIAL = /^<(\|[^<>]*\||\/?s|bos|eos|pad)>$/;
 const tokenElement = (piece, sampled, n) => {
   const parts = [];
   let at = 0;
@@ -92,7 +93,7 @@ const tokenElement = (piece, sampled, n) => {
   }
   if (at < piece.length) parts.push(piece.slice(at));
   if (!piece) parts.push(h('span', { class: 'unseen', title: 'no text of its own' }, '▫'));
-  const element = h('span', { class: sampled ? 'tok sampled' : 'tok' }, parts);
+  const element = h('span', { class: `tok${sampled ? ' sampled' : ''}${SPECIAL.test(piece) ? ' special' : ''}` }, parts);
   element.dataset.n = n;
   return element;
 };
