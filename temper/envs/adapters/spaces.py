@@ -9,6 +9,7 @@ from typing import Any
 from temper.errors import UserError
 
 MOST = 1000  # numbers of an array that is shown
+KINDS = ("Discrete", "MultiDiscrete", "MultiBinary", "Text", "Box", "Dict", "Tuple")
 
 
 def shower(space: Any) -> Callable[[Any, Any], str]:
@@ -23,7 +24,7 @@ def reader(space: Any, names: Sequence[str] = ()) -> Callable[[str], Any]:
     Discrete: the one name or number that occurs as a word; MultiDiscrete and MultiBinary: as many numbers as it has;
     Text: what follows the thinking.
     """
-    kind = type(space).__name__
+    kind = _kind(space)
     if kind == "Discrete":
         return _one(space, names)
     if kind in ("MultiDiscrete", "MultiBinary"):
@@ -31,6 +32,11 @@ def reader(space: Any, names: Sequence[str] = ()) -> Callable[[str], Any]:
     if kind == "Text":
         return _answer
     raise UserError(f"an action of {space} is not text: say how it is read (read=)")
+
+
+def _kind(space: Any) -> str:
+    """Gymnasium's own class of a space, or none of those that are read here."""
+    return next((c.__name__ for c in type(space).__mro__ if c.__name__ in KINDS), "")
 
 
 def _one(space: Any, names: Sequence[str]) -> Callable[[str], Any]:
@@ -73,7 +79,7 @@ def _answer(text: str) -> str:
 
 def _check(space: Any) -> None:
     """UserError for a space whose observations are no short text."""
-    kind = type(space).__name__
+    kind = _kind(space)
     if kind == "Dict":
         for inner in space.spaces.values():
             _check(inner)

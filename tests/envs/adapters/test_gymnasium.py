@@ -118,6 +118,25 @@ def test_other_environments() -> None:
     assert shown(play(own, "0"))[0].startswith("Play.\n") and "[" in shown(play(own, "0"))[0]
 
 
+def test_somebody_elses_grid() -> None:
+    """MiniGrid, unchanged: its picture becomes letters, and its mission is said."""
+    pytest.importorskip("minigrid")
+
+    def view(observation: Any, info: Mapping[str, Any]) -> str:
+        rows = observation["image"][:, :, 0].T
+        return observation["mission"] + "\n" + "\n".join("".join("?.#DKABXGLA"[o] for o in row) for row in rows)
+
+    names = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
+    env = Gymnasium("MiniGrid-Empty-5x5-v0", names=names, show=view)
+    episode = play(env, "forward", "forward", "right", "forward", "forward")
+    assert ended(episode) == (pytest.approx(0.955), "terminated", 5, 0)
+    assert "get to the green goal square" in shown(episode)[0] and "G" in shown(episode)[0]
+    with pytest.raises(UserError, match="say what is shown"):
+        play(Gymnasium("BabyAI-GoToRedBallNoDists-v0", names=names), "left")
+    find = Gymnasium("BabyAI-GoToRedBallNoDists-v0", names=names, show=view, turns=3, fresh=True)
+    assert all("go to the red ball" in s for s in shown(play(find, "left")))
+
+
 def test_many_attempts_at_once() -> None:
     async def whole() -> list[Episode]:
         env = Gymnasium(options=LAKE, names=MOVES)
