@@ -24,8 +24,8 @@ SMALL: dict[str, Any] = {
     "reward": ("exact_match",), "steps": 3, "groups": 2, "attempts": 3, "max_tokens": 6, "eval_tasks": 1,
     "eval_attempts": 1, "longest": 400, "lr": 1e-3,
 }  # fmt: skip
-OWN: dict[str, dict[str, Any]] = {"gdpo": {"reward": ("exact_match", "think_format")}}
-NEEDS = {"quickstart": "reasoning_gym"}  # a package that the recipe cannot do without
+OWN: dict[str, dict[str, Any]] = {"gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")}}
+NEEDS = {"quickstart": "reasoning_gym", "gymnasium": "gymnasium"}  # a package that the recipe cannot do without
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,15 @@ TEXTS: dict[str, Any] = {  # another value for options whose type does not tell 
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 
+THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
+    "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
+}  # fmt: skip
+
 
 def other(o: Option, default: Any) -> Any:
     """A value of the option that is not its default."""
+    if o.name in THEIRS.get(o.recipe, {}):
+        return THEIRS[o.recipe][o.name]
     if o.name in TEXTS:
         return TWO.get(o.name, TEXTS[o.name]) if o.recipe in OWN else TEXTS[o.name]
     kinds = typing.get_args(o.type) or (o.type,)
