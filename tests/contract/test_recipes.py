@@ -44,20 +44,22 @@ def written(path: Path, rows: list[tuple[str, str]]) -> str:
 
 def built(name: str, model: str, rows: str) -> Run:
     """The recipe's run, judged in the process."""
-    run = plain(name, model=model, data=rows)
+    run = plain(name, model=model, data=rows, cold_start=0)[-1]
     run.on_group = [_in_process(s) if isinstance(s, Rewards) else s for s in run.on_group]
     run.sampling = random_ends(run.sampling)
     return run
 
 
-def plain(name: str, **options: Any) -> Run:
+def plain(name: str, **options: Any) -> list[Run]:
+    """The recipe's phases; `built` trains the last."""
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
     known = {o.name for o in signature(RECIPES[name])}
     given = {**SMALL, **OWN.get(name, {}), **options}
-    run = RECIPES[name](**{k: v for k, v in given.items() if k in known})
-    assert isinstance(run, Run), f"{name} returns {type(run).__name__}: teach this file to check it"
-    return run
+    made = RECIPES[name](**{k: v for k, v in given.items() if k in known})
+    phases = made if isinstance(made, list) else [made]
+    assert phases and all(isinstance(p, Run) for p in phases), f"{name} returns {made}: teach this file to check it"
+    return phases
 
 
 def _in_process(judge: Rewards) -> ToyReward:
@@ -96,6 +98,15 @@ TEXTS: dict[str, Any] = {  # another value for options whose type does not tell 
     "reward": ("number_match",), "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
     "top_p": 0.9, "weights": (0.25,), "eval_attempts": 2, "eval_tasks": 2, "minibatches": 2,
 }  # fmt: skip
+FILES = Path(__file__).parent / "files"
+COVERT = {"tasks": str(FILES / "oracles.jsonl"), "tools": "temper.tasks.toolworld:tools_of"}
+CHAINS = {"cache": str(FILES / "cache.json"), "tasks": str(FILES / "chains.jsonl")}
+WORKFLOWS = {"cache": CHAINS["cache"], "workflows": str(FILES / "workflows.json")}
+TOGETHER: dict[tuple[str, str], dict[str, str]] = {  # options that mean something together only
+    ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
+    ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
+    ("graduated-tool-reward", "workflows"): WORKFLOWS,
+}  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
@@ -118,8 +129,8 @@ def other(o: Option, default: Any) -> Any:
     return None
 
 
-def resolved(make: Callable[..., Run], **options: Any) -> str:
-    return json.dumps(make(**options).describe(), sort_keys=True)
+def resolved(make: Callable[..., list[Run]], **options: Any) -> str:
+    return json.dumps([phase.describe() for phase in make(**options)], sort_keys=True)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -128,12 +139,14 @@ def test_every_option_of_a_recipe_changes_the_run(name: str, exact_model: str, r
     small = {"model": exact_model, "data": rows}
     base, options = resolved(make, **small), signature(RECIPES[name])
     fresh = options if name in WHOLE else [o for o in options if o.recipe == RECIPES[name].__name__]
-    places = {"data": elsewhere(tmp_path), "eval_data": elsewhere(tmp_path), "model": str(tmp_path)}
+    places: dict[str, Any] = {
+        "data": elsewhere(tmp_path), "eval_data": elsewhere(tmp_path), "model": str(tmp_path), "out": tmp_path / "out",
+    }  # fmt: skip
     idle = []
     for o in fresh:
-        value = places.get(o.name) or other(o, o.default)
-        assert value is not None, f"no other value is known for {o.name} ({o.type}): add one to TEXTS"
-        if resolved(make, **{**small, o.name: value}) == base:
+        given = TOGETHER.get((name, o.name)) or {o.name: places.get(o.name) or other(o, o.default)}
+        assert None not in given.values(), f"no other value is known for {o.name} ({o.type}): add one to TEXTS"
+        if resolved(make, **{**small, **given}) == base:
             idle.append(o.name)
     assert not idle, f"{', '.join(idle)} of {name} has no effect"
 
