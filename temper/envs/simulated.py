@@ -20,11 +20,6 @@ from temper.policy import Seat
 from temper.rewards.qa import bag_f1, best
 from temper.tasks.task import Task
 
-CORRECTION = (
-    "My previous action is invalid. To search, I put the query between <search> and </search>. To give the final "
-    "answer, I put it between <answer> and </answer>. Let me try again."
-)
-
 
 class Asked(NamedTuple):
     """What a simulator is asked: like the original's, it knows the answer."""
@@ -46,12 +41,12 @@ SIMULATE = (
 class SimulatedSearch:
     """Search (at most `turns` times) and answer, where documents are useful or noisy, by a draw for each search.
 
-    Judges itself: the score of the last answer. An action that is none gets `CORRECTION`, and goes on.
+    Judges itself: the score of the last answer. An action that is none gets `correction`, and goes on.
 
     simulator  a function of what is asked and its own random stream; None: the policy in the seat "simulator"
     noise      P(noisy) by how often the policy was trained (Policy.version); a task's info["noise"] comes first
     longest    most tokens of a call's input and answer (0: the model's limit)
-    prompt     {question} is filled in
+    prompt     {question} is filled in; correction: what an action that is none gets back
     """
 
     simulator: Simulator | None = None
@@ -61,6 +56,7 @@ class SimulatedSearch:
     score: Score = bag_f1
     longest: int = 0
     prompt: str = "{question}"
+    correction: str = "Try again."
     role: str = "solver"
     writes: tuple[Column, ...] = (REWARD,)
 
@@ -83,7 +79,7 @@ class SimulatedSearch:
             ids += said.ids
             if found is None:
                 wrong += 1
-                ids += render.ids(f"\n{CORRECTION}\n")
+                ids += render.ids(f"\n{self.correction}\n")
                 continue
             rng = stream(seat, "search", len(calls.texts))
             draws.append(bool(rng.random() < noise))

@@ -20,7 +20,7 @@ from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
 from temper.recipes.zerosearch import split
 from temper.run import Run
-from temper.tasks.knowledge import World, questions
+from temper.tasks.knowledge import World, chains
 from temper.tasks.task import Task
 from temper.tools.search import Search
 
@@ -30,8 +30,8 @@ WORLD = "world"  # bundled: questions about a made-up world, whose pages are the
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def asearcher(
     out: Path = Path("runs/asearcher"),
-    data: str = WORLD,
-    eval_data: str | None = None,
+    questions: str = WORLD,
+    eval_questions: str | None = None,
     eval_tasks: int = 60,
     corpus: str | None = None,
     hops: tuple[int, ...] = (1,),
@@ -48,11 +48,11 @@ def asearcher(
     decoupled: bool = True,
     minibatches: int = 1,
     ahead: int = 4,
-    cold_start: int = 60,
+    cold_start: int = 40,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
     steps: int = 20,
-    groups: int = 8,
+    groups: int = 4,
     attempts: int = 8,
     lr: float = 3e-4,
     max_tokens: int = 32,
@@ -62,8 +62,8 @@ def asearcher(
     """Search, open pages, answer; trained on what weights up to `ahead` updates old did (Gao et al. 2025).
 
     out            directory of the run: RL starts from the model that the cold start leaves there
-    data           "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
-    eval_data      held-out questions (default: a fifth of the world's, else the last part of data)
+    questions      "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
+    eval_questions held-out questions (default: a fifth of the world's, else the last part of questions)
     eval_tasks     held-out questions
     corpus         a JSONL file of {"title", "text", "url"} to search in (default: the world's pages)
     hops           of the world's questions: 1, 2 or both
@@ -87,11 +87,11 @@ def asearcher(
     lr             peak learning rate
     max_tokens     longest call, in tokens
     """
-    bundled = data == WORLD
-    if bundled and eval_data is None:
-        train, held_out = split(questions(World(), hops))
+    bundled = questions == WORLD
+    if bundled and eval_questions is None:
+        train, held_out = split(chains(World(), hops))
     else:
-        train, held_out, _ = tasks_for(data, eval_data, eval_tasks, seed)
+        train, held_out, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
     if corpus is None and not bundled:
         raise UserError("what is searched in? Give --corpus FILE, lines of {title, text, url}")
     engine: Engine = Search(corpus or World().pages(), top=top)

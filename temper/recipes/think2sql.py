@@ -19,7 +19,7 @@ from temper.rewards.load import Reward
 from temper.rewards.sql import SqlReward, reasoning_answer, think_answer
 from temper.run import Run
 from temper.tasks.task import Task
-from temper.tasks.text_to_sql import questions, rows_as_tasks
+from temper.tasks.text_to_sql import about_tables, rows_as_tasks
 
 TOYS = "toys"  # bundled: questions to made-up tables
 
@@ -27,8 +27,8 @@ TOYS = "toys"  # bundled: questions to made-up tables
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def think2sql(
     out: Path = Path("runs/think2sql"),
-    data: str = TOYS,
-    eval_data: str | None = None,
+    questions: str = TOYS,
+    eval_questions: str | None = None,
     eval_tasks: int = 60,
     databases: Path = Path("databases"),
     score: Literal[
@@ -58,8 +58,8 @@ def think2sql(
     """Text to SQL with sequence ratios and the batch's standard deviation (Papicchio et al. 2025).
 
     out               directory of the run: RL starts from the model that the cold start leaves there
-    data              "toys" (bundled), or rows with question, SQL (or query, or answer) and db (a file) or db_id
-    eval_data         held-out rows (default: a fifth of the toys, else the last part of data)
+    questions         "toys" (bundled), or rows with question, SQL (or query, or answer) and db (a file) or db_id
+    eval_questions    held-out rows (default: a fifth of the toys, else the last part of questions)
     eval_tasks        held-out questions
     databases         folder of DB_ID/DB_ID.sqlite
     score             how a query is judged: see temper.rewards.sql
@@ -80,11 +80,11 @@ def think2sql(
     lr                peak learning rate
     max_tokens        longest answer, in tokens
     """
-    bundled = data == TOYS
-    if bundled and eval_data is None:
-        train, held_out = split(questions())
+    bundled = questions == TOYS
+    if bundled and eval_questions is None:
+        train, held_out = split(about_tables())
     else:
-        found, measured, _ = tasks_for(data, eval_data, eval_tasks, seed)
+        found, measured, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
         train, held_out = rows_as_tasks(found, databases), rows_as_tasks(measured, databases)
     phases = []
     if cold_start and bundled:

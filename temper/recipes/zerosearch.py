@@ -11,7 +11,6 @@ from typing import Any
 
 from temper.errors import UserError
 from temper.method import Method
-from temper.methods.environments.zerosearch import PROMPT
 from temper.methods.environments.zerosearch import zerosearch as method
 from temper.policy import Policy
 from temper.recipe import extends
@@ -19,7 +18,7 @@ from temper.recipes.cold_start import cold_start as imitate
 from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
 from temper.run import Run
-from temper.tasks.knowledge import World, look_up, questions
+from temper.tasks.knowledge import World, chains, look_up
 from temper.tasks.suites import is_held_out
 from temper.tasks.task import Task
 
@@ -30,8 +29,8 @@ SHOWN_NOISE = 0.3  # P(noisy) in the demonstrations
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def zerosearch(
     out: Path = Path("runs/zerosearch"),
-    data: str = WORLD,
-    eval_data: str | None = None,
+    questions: str = WORLD,
+    eval_questions: str | None = None,
     eval_tasks: int = 100,
     simulator: str = "rules",
     noise_start: float = 0.0,
@@ -57,8 +56,8 @@ def zerosearch(
     """GRPO against a simulated search engine whose documents get noisier (Sun et al. 2025).
 
     out            directory of the run: RL starts from the model that the cold start leaves there
-    data           "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
-    eval_data      held-out questions (default: a fifth of the world's, else the last part of data)
+    questions      "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
+    eval_questions held-out questions (default: a fifth of the world's, else the last part of questions)
     eval_tasks     held-out questions
     simulator      rules (of the bundled world), self (the model in training), or a model, frozen
     noise_start    P(noisy document) at the first step
@@ -77,16 +76,16 @@ def zerosearch(
     lr             peak learning rate
     max_tokens     longest call, in tokens
     """
-    bundled = data == WORLD
+    bundled = questions == WORLD
     world = World()
-    if bundled and eval_data is None:
-        train, held_out = split(questions(world))
+    if bundled and eval_questions is None:
+        train, held_out = split(chains(world))
     else:
-        train, held_out, _ = tasks_for(data, eval_data, eval_tasks, seed)
+        train, held_out, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
     if not bundled and simulator == "rules":
         raise UserError("the rules of the simulator know the bundled world only: --simulator self, or a model")
     engine = look_up(world, top) if simulator == "rules" else None
-    given = {"simulator": engine, "turns": turns, "top": top, "prompt": PROMPT if explain else "{question}"}
+    given = {"simulator": engine, "turns": turns, "top": top, "explain": explain}
     phases = []
     if cold_start and bundled:
         shown = method(
@@ -125,16 +124,17 @@ def noisy(task: Task, noise: float) -> Task:
 
 
 def says(task: Task, context: str) -> str:
-    """A demonstration: search; answer from a document that fits; from one that does not, search again or fall for it.
+    """A demonstration: search; answer from a document that says it; else search again or, as often, make a guess.
 
     A fifth of the answers slips, so that there is something to learn.
     """
     rng = Random(f"{task.id}/{len(context)}")
     query = str(task.prompt).removeprefix("What is the ").rstrip("?")
-    read = re.findall(r"Doc \d+: (.*): (\w+)", context)
-    if not read or (read[-1][0] != query and rng.random() < 0.5):
+    read = re.findall(r"Doc \d+: (.*)", context)
+    useful = [line.partition(": ")[2] for line in read if ": " in line]
+    if not useful and (not read or rng.random() < 0.5):
         return f"<search>{query}</search>"
-    value = str(read[-1][1])
+    value = useful[-1] if useful else query.partition(" of ")[2]
     if rng.random() < 0.2:
         at = rng.randrange(len(value))
         value = value[:at] + value[at + 1 :]

@@ -17,9 +17,10 @@ from temper.tasks.task import Task
 
 RELATIONS = {  # kind of entity → its relations → kind of what they lead to
     "country": {"capital": "city", "river": "river"},
-    "city": {"mayor": "person", "bridge": "bridge", "founder": "person", "harbour": "harbour"},
+    "city": {"mayor": "person", "founder": "person"},
 }
-KINDS = ("country", "city", "person", "river", "bridge", "harbour")
+KINDS = ("country", "city", "person", "river")
+FILLERS = ("has a long past", "draws many visitors", "is often misspelt")  # what noisy documents say
 _SYLLABLES = ("ka", "lo", "mi", "ren", "tor", "va", "su", "del", "pra", "no")
 
 
@@ -151,7 +152,7 @@ def ask(form: Form) -> str:
     return f"What is {form}?"
 
 
-def questions(world: World, hops: Sequence[int] = (1,), seed: int = 0) -> list[Task]:
+def chains(world: World, hops: Sequence[int] = (1,), seed: int = 0) -> list[Task]:
     """Every chain of so many relations as a task, shuffled; info: its hops, and the facts that it takes."""
     tasks = []
     for subject, form, facts in _chains(world):
@@ -159,29 +160,21 @@ def questions(world: World, hops: Sequence[int] = (1,), seed: int = 0) -> list[T
             text, answer = ask(form), facts[-1].value
             info = {"hops": len(facts), "statements": [str(f) for f in facts], "subject": subject}
             tasks.append(Task(f"world/{text}", text, answer, f"{len(facts)}-hop", info))
-    Random(f"questions/{seed}").shuffle(tasks)
+    Random(f"chains/{seed}").shuffle(tasks)
     return tasks
 
 
 def look_up(world: World, top: int = 1) -> Callable[..., str]:
-    """A search engine by rule: useful documents say what a query "mayor of Kalo" asks for; noisy ones say something
-    else about Kalo, or the same of another. A query that names nothing gets facts of no use."""
-    subjects = list(dict.fromkeys(s for s, _ in world.facts))
+    """A search engine by rule. Useful documents begin with the fact that a query "mayor of Kalo" asks for; noisy ones,
+    and those for a query that asks for nothing, are about Kalo and say nothing."""
 
     def simulate(asked: Any, rng: np.random.Generator) -> str:
         relation, _, subject = asked.query.partition(" of ")
         found = world.facts.get((subject, relation))
+        said = [f"{subject or asked.query} {FILLERS[int(n)]}" for n in rng.integers(len(FILLERS), size=top)]
         if found is not None and not asked.noisy:
-            shown = [Fact(subject, relation, found)]
-        else:
-            shown = [f for f in world.about(subject) if f.relation != relation]
-        rest = [str(subjects[i]) for i in rng.permutation(len(subjects))[:top]]
-        shown += [world.about(s)[int(rng.integers(len(world.about(s))))] for s in rest if s != subject]
-        useful = shown[:1] if found is not None and not asked.noisy else []
-        others = [shown[len(useful) :][int(i)] for i in rng.permutation(len(shown) - len(useful))]
-        return "\n".join(
-            f"Doc {n}: {f.relation} of {f.subject}: {f.value}" for n, f in enumerate((useful + others)[:top], 1)
-        )
+            said[0] = f"{relation} of {subject}: {found}"
+        return "\n".join(f"Doc {n}: {line}" for n, line in enumerate(said, 1))
 
     return simulate
 

@@ -34,9 +34,7 @@ def _row_as_task(task: Task, databases: Path) -> Task:
     if not reference or not db:
         raise UserError(f"task {task.id!r} needs a reference (SQL, query or answer) and a database (db or db_id)")
     if not Path(db).is_file() and ";" not in str(db):
-        raise UserError(
-            f"task {task.id!r} names a database that is not there: {db}; --databases FOLDER says where they are"
-        )
+        raise UserError(f"the database of task {task.id!r} is not there ({db}): --databases FOLDER says where they are")
     shown = info.get("schema") or schema(str(db))
     question = str(task.messages[-1]["content"])
     prompt = PROMPT.format(question=question, evidence=info.get("evidence") or "none", schema=shown)
@@ -74,7 +72,7 @@ def script(kind: Kind, seed: int, rows: int = 12) -> str:
     return f"{made} INSERT INTO {kind.table} VALUES {', '.join(map(str, cells))};"
 
 
-def questions(seed: int = 0) -> list[Task]:
+def about_tables(seed: int = 0) -> list[Task]:
     """Every question about every made-up table, shuffled; the prompt begins with the table's columns."""
     tasks = []
     for kind in KINDS:

@@ -43,8 +43,8 @@ RECIPE = "think2sql"
 class LengthTerm:
     """shaped = max(0, r − min(most, strength·z)) for r > 0 and z > 0, z = (len − mean)/max(std, floor·mean).
 
-    Mean and std (unbiased) are over the group's trajectories with r > `bar`, of which there must be two; len: characters
-    that were sampled. Shorter answers gain nothing.
+    Mean and std (unbiased) are over the group's trajectories with r > `bar`, of which there must be two. len counts
+    characters that were sampled. Shorter answers gain nothing.
     """
 
     strength: float = 0.1

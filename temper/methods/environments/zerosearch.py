@@ -35,6 +35,10 @@ PROMPT = (
     "search with <search> query </search>; what is found stands between <information> and </information>. Search as "
     "often as you want. Then give the answer, and nothing else, between <answer> and </answer>. Question: {question}"
 )
+CORRECTION = (
+    "My previous action is invalid. To search, I put the query between <search> and </search>. To give the final "
+    "answer, I put it between <answer> and </answer>. Let me try again."
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,14 @@ def zerosearch(
     turns: int = 5,
     top: int = 5,
     score: Score = bag_f1,
-    prompt: str = PROMPT,
+    explain: bool = True,
     reference: Any = None,
     beta: Coefficient = 1e-3,
     clip: float = 0.2,
 ) -> Method:
-    """steps: over which the noise rises; simulator: see `SimulatedSearch`; beta: weight of the KL to `reference`."""
-    env = SimulatedSearch(simulator, Rising(steps, start, end, base), turns, top, score, prompt=prompt)
+    """steps: over which the noise rises; simulator: see `SimulatedSearch`; beta: weight of the KL to `reference`.
+
+    explain: the prompt, and what an action that is none gets back, say how to search and answer."""
+    texts = {"prompt": PROMPT, "correction": CORRECTION} if explain else {}
+    env = SimulatedSearch(simulator, Rising(steps, start, end, base), turns, top, score, **texts)
     return replace(grpo(policy, reference=reference, beta=beta, clip=clip), env=env)
