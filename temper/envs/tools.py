@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from temper.envs.backoff import BackOff
 from temper.envs.chat import Chat
 from temper.episode import Episode, Recorder
 from temper.models.render import Renderer
@@ -37,6 +39,10 @@ class ToolUse:
     format   of calls: a name or a reader of `temper.tools.calls`
     single   a turn ends with its first call, and what the policy says behind it is cut off; else a turn's calls run
              together
+    final    says whether a text holds the final answer; the policy's or a tool's then ends the episode. A turn with
+             neither that nor a readable call is void: it ends the episode too, and `info` says void
+    retries  how often in an episode a turn whose call fails is taken back and sampled again, from before the call and
+             `back` tokens further (never out of the turn). For inference: in training it would choose what is learned
     """
 
     toolbox: Toolbox = field(default_factory=lambda: Toolbox([]))
@@ -47,6 +53,9 @@ class ToolUse:
     format: str | Reader = "hermes"
     single: bool = True
     role: str = "solver"
+    final: Callable[[str], bool] | None = None
+    retries: int = 0
+    back: int = 0
     tools: tuple[str, ...] = field(init=False)  # names, for the record of the run
 
     def __post_init__(self) -> None:
@@ -57,23 +66,29 @@ class ToolUse:
         return (self.role,)
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
-        chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens, longest=self.longest)
         outcomes: Counter[str] = Counter()
         log: list[dict[str, Any]] = []
+        void = False
         async with self.toolbox.episode() as box:
+            tries = BackOff(roles[self.role], partial(self.run, box), self.start, self.retries, self.back)
+            chat = Chat(tries, Recorder(task), turns=self.turns, tokens=self.tokens, longest=self.longest)
             chat.start(*self._opening(chat.render, task, box.schemas))
-            while (said := await chat.say(self._end, **self._stop())) is not None:
+            while (said := await chat.say(self.end, **self.stop())) is not None:
                 calls = parse(said.text, self.format)
-                if not calls or not chat.may_go_on():
+                void = self._is_void(said.text, calls)
+                if not calls or void or self._is_final(said.text) or not chat.may_go_on():
                     break
-                results = await concurrently([box.run(c) for c in calls])
+                results = tries.results or await self.run(box, said.text)
                 outcomes.update(r.outcome for r in results)
                 log += [noted(chat.said - 1, c, r) for c, r in zip(calls, results)]
                 if any(r.outcome == "fault" for r in results):
                     raise Drop("tool fault")
+                if any(self._is_final(r.text) for r in results):
+                    break
                 if not chat.observe(self._observation(chat.render, calls, results)):
                     break
-        chat.judge(info={"calls": log, "outcomes": dict(outcomes)})
+        more = ({} if self.final is None else {"void": void}) | ({"taken_back": tries.used} if self.retries else {})
+        chat.judge(info={"calls": log, "outcomes": dict(outcomes), **more})
         return chat.record.episode()
 
     async def aclose(self) -> None:
@@ -91,14 +106,31 @@ class ToolUse:
         first = messages[0]
         return [{**first, "content": f"{about}\n\n{first['content']}"}, *messages[1:]], ()
 
-    def _stop(self) -> dict[str, tuple[str, ...]]:
+    def stop(self) -> dict[str, tuple[str, ...]]:
+        """What a seat's `sample` is asked for beside ids: where to stop."""
         stops = STOPS.get(self.format) if self.single and isinstance(self.format, str) else None
         return {"stop": stops} if stops else {}
 
-    def _end(self, text: str) -> int | None:
+    def end(self, text: str) -> int | None:
         """Where the first call ends; tokens behind it are dropped."""
         found = find(text, self.format) if self.single else []
         return found[0].end if found else None
+
+    def start(self, text: str) -> int:
+        """Where the first call begins."""
+        return next((found.start for found in find(text, self.format)), len(text))
+
+    async def run(self, box: Toolbox, text: str) -> list[Result]:
+        """What the calls in a turn's text give; of a single one, the first."""
+        calls = parse(text[: self.end(text)], self.format)
+        return await concurrently([box.run(c) for c in calls])
+
+    def _is_final(self, text: str) -> bool:
+        return self.final is not None and self.final(text)
+
+    def _is_void(self, text: str, calls: Sequence[Call | Result]) -> bool:
+        """Neither a call that can be read nor a final answer, where `final` says what that is."""
+        return self.final is not None and not self.final(text) and not any(isinstance(c, Call) for c in calls)
 
     def _observation(
         self, render: Renderer, calls: Sequence[Call | Result], results: Sequence[Result]
