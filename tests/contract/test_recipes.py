@@ -102,10 +102,12 @@ FILES = Path(__file__).parent / "files"
 COVERT = {"tasks": str(FILES / "oracles.jsonl"), "tools": "temper.tasks.toolworld:tools_of"}
 CHAINS = {"cache": str(FILES / "cache.json"), "tasks": str(FILES / "chains.jsonl")}
 WORKFLOWS = {"cache": CHAINS["cache"], "workflows": str(FILES / "workflows.json")}
-TOGETHER: dict[tuple[str, str], dict[str, str]] = {  # options that mean something together only
+TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
     ("graduated-tool-reward", "workflows"): WORKFLOWS,
+    ("markovian-thinker-delethink", "chunk"): {"chunk": 20},
+    ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 

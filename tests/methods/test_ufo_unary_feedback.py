@@ -81,7 +81,7 @@ def test_the_feedback_is_one_sentence_and_ids_stay() -> None:
 
 
 def test_enumerating_and_repeating_a_hidden_answer() -> None:
-    """Four numbers, four turns: never the same twice finds it always, in 2.5 turns on the mean; one number in 1 of 4."""
+    """Four numbers, four turns: never one twice finds it always, in 2.5 turns on the mean; always one in 1 of 4."""
     order = ["1", "2", "3", "4"]
     scores = []
     for answers in (order, ["1"] * 4):
