@@ -25,7 +25,9 @@ SMALL: dict[str, Any] = {
     "eval_attempts": 1, "longest": 400, "lr": 1e-3,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {"gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")}}
-NEEDS = {"quickstart": "reasoning_gym", "gymnasium": "gymnasium"}  # a package that the recipe cannot do without
+NEEDS = {  # a package that the recipe cannot do without
+    "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "spiral-rae": "textarena",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +109,13 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
     ("graduated-tool-reward", "workflows"): WORKFLOWS,
     ("markovian-thinker-delethink", "chunk"): {"chunk": 20},
+    ("markovian-thinker-delethink", "minibatches"): {"minibatches": 3},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
+    "spiral_rae": {"game": "TicTacToe-v0"},
     "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
 }  # fmt: skip
 
