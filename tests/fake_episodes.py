@@ -63,15 +63,16 @@ def tools() -> Json:
 
 
 def game() -> Json:
-    """Two roles, two plays; what the environment tells player one first is shared by the plays."""
+    """Two roles, two plays; what the environment tells each player first is shared by the plays."""
     turns = [turn(-1, "env", "You are player one")]
     players = []
     for play in range(2):
-        chains: dict[str, list[int]] = {"one": [0], "two": []}
+        chains: dict[str, list[int]] = {"one": [0], "two": [2] if play else []}
         for move in range(2):
             for role, chain in chains.items():
-                if move or role == "two":
-                    turns.append(turn(chain[-1] if chain else -1, "env", f"Play {play} move {move} of {role}"))
+                if move or not chain:
+                    said = f"Play {play} move {move} of {role}" if move else "You are player two"
+                    turns.append(turn(chain[-1] if chain else -1, "env", said))
                     chain.append(len(turns) - 1)
                 turns.append(turn(chain[-1], role, f"I take {move + 1}"))
                 chain.append(len(turns) - 1)

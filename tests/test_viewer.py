@@ -204,9 +204,9 @@ def test_a_game_is_shown_whole_and_by_role(page: Browser) -> None:
     assert turns(page) == [2, 3, 6, 7]
     assert texts(page, ".attempts tr[aria-selected=true] .col-role") == ["two"]
     page.js("document.querySelectorAll('.attempts tbody tr')[2].click()")
-    assert turns(page) == [0, 8, 11, 12], "the shared beginning comes before what this play adds"
+    assert turns(page) == [0, 8, 10, 11]
     press(page, "whole play")
-    assert turns(page) == [0, *range(8, 15)]
+    assert turns(page) == [0, 8, 2, 9, 10, 11, 12, 13], "a beginning that plays share comes when this play needs it"
 
 
 def test_fresh_contexts_are_marked_and_their_content_shown(page: Browser) -> None:
@@ -343,11 +343,11 @@ def test_odd_and_hostile_text_is_only_text(browser: Browser, report: Path, width
 def test_right_to_left_script_runs_right_to_left(page: Browser) -> None:
     open_group(page, "odd")
     page.click(".attempthead .choice button[value='3']")
-    left = (
-        "[...document.querySelectorAll('.turn')[1].querySelectorAll('.tok')].map((t) => t.getBoundingClientRect().left)"
-    )
-    positions = page.js(left)
-    assert len(positions) == 4 and positions == sorted(positions, reverse=True)
+    turn = "document.querySelectorAll('.turn')[1]"
+    tokens = page.js(f"[...{turn}.querySelectorAll('.tok')].map((t) => t.getBoundingClientRect().right)")
+    assert len(tokens) == 4 and tokens == sorted(tokens, reverse=True)
+    edge = page.js(f"{turn}.querySelector('.text').getBoundingClientRect().right")
+    assert edge - 30 < tokens[0] < edge, "and begins at the right"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
