@@ -19,6 +19,7 @@ from temper.models.tiny import tiny_tokenizer
 from temper.request import Drop
 from temper.tasks.task import Task
 from temper.tools.base import Fault
+from temper.tools.calls import MOST
 from tests.envs.actors import Actor, seat
 from tests.models import builders
 
@@ -46,8 +47,12 @@ def wrote(*calls: list[Any]) -> str:
 
 
 def lines(turns: list[list[list[Any]]]) -> list[str]:
-    """Each of the user's turns: its calls at once, then a word."""
-    return [line for calls in turns for line in ([wrote(*calls), "Done."] if calls else ["Which one?"])]
+    """Each of the user's turns: its calls, as many at once as are read (`MOST`), then a word."""
+    said = []
+    for calls in turns:
+        said += [wrote(*calls[k : k + MOST]) for k in range(0, len(calls), MOST)]
+        said.append("Done." if calls else "Which one?")
+    return said
 
 
 def play(task: Task, says: list[str], tokenizer: Any = tiny_tokenizer, hook: Any = None, **options: Any) -> Episode:
@@ -82,6 +87,12 @@ def test_the_expected_calls_are_valid_and_others_are_not(category: Any) -> None:
     assert outcome(play(tasks[7], lines(turns))) == (1.0, "solved")
     wrong = [[[name, {**args, "nothing": 1}] for name, args in calls] for calls in turns]
     assert outcome(play(tasks[7], lines(wrong)))[0] == 0.0
+
+
+@needs_bfcl
+def test_more_calls_than_one_turn_may_have() -> None:
+    task = Task("multi_turn_long_context_38", "It takes 34 calls at once.")
+    assert outcome(play(task, lines(truth(task)))) == (1.0, "solved")
 
 
 @pytest.fixture(scope="module")
