@@ -1,0 +1,117 @@
+"""Self-play at a game of TextArena: one policy in both seats, after a short phase that shows it what moves are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from temper.backends.base import AdamW
+from temper.envs.conversations import Conversations, demonstrated
+from temper.envs.games import NIM, everything, games, last_message
+from temper.method import Method
+from temper.methods.environments.spiral_rae import spiral_rae as method
+from temper.methods.objectives.sft import sft
+from temper.objective import Update
+from temper.parts.advantages import Advantage, no_baseline, unscaled
+from temper.parts.baselines import RoleBaseline
+from temper.parts.curricula import Generated
+from temper.parts.duels import Duel
+from temper.parts.schedules import Linear, WarmUp
+from temper.policy import Policy
+from temper.recipe import extends
+from temper.recipes.common import train_on
+from temper.run import Run
+from temper.tasks.moves import shown_move
+
+
+@extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", "eval_attempts"))
+def spiral_rae(
+    game: str = NIM,
+    history: bool = False,
+    cold_start: int = 60,
+    baseline: Literal["role", "shared", "none"] = "role",
+    decay: float = 0.95,
+    gamma: float = 1.0,
+    clip: float = 0.2,
+    epochs: int = 2,
+    minibatches: int = 1,
+    turns: int = 50,
+    model: str = "temper-tiny",
+    steps: int = 60,
+    groups: int = 1,
+    attempts: int = 64,
+    lr: float = 3e-4,
+    max_tokens: int = 8,
+    eval_tasks: int = 200,
+    eval_every: int = 0,
+    seed: int = 0,
+    out: str | Path = "runs/spiral-rae",
+    **options: Any,
+) -> Run | list[Run]:
+    """SPIRAL (Liu et al. 2025): self-play with an advantage against the average of the same role.
+
+    game        of TextArena, for two players
+    history     show rules and the whole game for every move, else the board alone (Nim and TicTacToe need no more)
+    cold_start  steps of a first phase that imitates random legal moves (0: the model knows the format already)
+    baseline    of the advantage: of the role in the game, one for both roles, or none
+    decay       of its moving average
+    gamma       discount for every move that the player made later
+    clip        range of the probability ratio
+    epochs      passes over each batch
+    minibatches optimiser steps in each pass
+    turns       most moves of a player
+    groups      deals in a step
+    attempts    games of each deal
+    lr          peak learning rate
+    max_tokens  longest move, in tokens
+    eval_tasks  games in each seat against the policy as it was before self-play
+    eval_every  steps between these (0: only before and after)
+    out         directory of the run: the second phase finds there what the first one learned
+    """
+    start = str(Path(out) / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
+    see: Callable[[str], str] = everything if history else last_message
+    run = train_on(
+        lambda policy: _with(method(
+            policy, game=game, see=see, turns=turns, baseline=RoleBaseline(decay, gamma, baseline != "shared"),
+            clip=clip, max_tokens=max_tokens, epochs=epochs, minibatches=minibatches,
+        ), baseline),
+        name="spiral-rae", train=games(game, 10_000), model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
+        max_tokens=max_tokens, seed=seed, **options,
+    )  # fmt: skip
+    run.threads = 1  # the model is too small for more
+    former = run.roles["player-0"].reference("former")
+    run.others.append(former)
+    run.probes.append(Duel(former, games(game, 10_000 + eval_tasks)[10_000:], eval_every))
+    return [legal_moves(game, see, model, cold_start, seed), run] if cold_start else run
+
+
+def _with(m: Method, baseline: str) -> Method:
+    """Without any baseline: A = R."""
+    if baseline == "none":
+        m.on_batch[0] = Advantage(no_baseline, unscaled)
+    return m
+
+
+def legal_moves(game: str, see: Callable[[str], str], model: str, steps: int, seed: int) -> Run:
+    """Imitate legal moves that are drawn evenly: the format of the game, and nothing about good play."""
+    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(1e-3, 0.0, steps), 10)))
+    m = sft(policy)
+    return Run(
+        name="legal-moves",
+        env=Conversations(demonstrated),
+        curriculum=Generated(partial(_shown, game, see, seed)),
+        roles={"solver": policy},
+        on_group=m.on_group,
+        on_batch=m.on_batch,
+        updates=[Update(policy, m.terms)],
+        steps=steps,
+        groups=32,
+        seed=seed,
+        threads=1,
+    )
+
+
+def _shown(game: str, see: Callable[[str], str], seed: int, k: int) -> Any:
+    return shown_move(game, k, seed, see)
