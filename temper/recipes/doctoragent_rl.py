@@ -1,0 +1,97 @@
+"""A doctor learns to ask: twenty questions with a patient who is a script, after a short supervised start."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from temper.backends.base import AdamW
+from temper.envs.consultation import Consultation, plain, tagged
+from temper.envs.conversations import Conversations, demonstrated
+from temper.methods.environments.doctoragent_rl import doctoragent_rl as method
+from temper.methods.objectives.sft import sft
+from temper.objective import Update
+from temper.parts.curricula import Generated
+from temper.parts.noted import Noted
+from temper.parts.schedules import Linear, WarmUp
+from temper.policy import Policy
+from temper.recipe import extends
+from temper.recipes.common import train_on
+from temper.run import Run
+from temper.tasks.cases import case, patient, shown_consultation
+
+OWN = ("method", "name", "train", "held_out", "judges", "env")
+
+
+@extends(train_on, without=OWN)
+def doctoragent_rl(
+    fewest: int = 2,
+    most: int = 6,
+    thoughts: bool = False,
+    cold_start: int = 80,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    entropy: float = 1e-3,
+    minibatches: int = 1,
+    model: str = "temper-tiny",
+    steps: int = 40,
+    groups: int = 12,
+    attempts: int = 8,
+    lr: float = 3e-4,
+    max_tokens: int = 48,
+    eval_tasks: int = 100,
+    eval_attempts: int = 2,
+    eval_every: int = 0,
+    seed: int = 0,
+    out: str | Path = "runs/doctoragent-rl",
+    **options: Any,
+) -> Run | list[Run]:
+    """DoctorAgent-RL (Feng et al. 2025) on twenty questions: who asks well within a budget that is drawn and shown?
+
+    fewest        turns that a doctor may have
+    most          turns that a doctor may have (the same as fewest: a fixed budget; the release: 10)
+    thoughts      ask for <think>…</think><answer>…</answer>, as released
+    cold_start    steps of a first phase that imitates a doctor who asks at random (0: none)
+    clip_low      range of the probability ratio below 1
+    clip_high     range above 1
+    entropy       weight of the entropy bonus
+    minibatches   optimiser steps on each batch
+    groups        patients in a step
+    attempts      consultations of each
+    lr            peak learning rate
+    max_tokens    longest turn, in tokens
+    eval_tasks    held-out patients
+    eval_attempts consultations of each of them
+    out           directory of the run: the second phase finds there what the first one learned
+    """
+    start = str(Path(out) / "1-consultations" / "checkpoints" / "latest" / "model") if cold_start else model
+    env = Consultation(patient, budget=(fewest, most), parse=tagged if thoughts else plain, reminder="")
+    held_out = [case(k, seed=1_000_000) for k in range(eval_tasks)]
+    run = train_on(
+        partial(method, env=env, clip_low=clip_low, clip_high=clip_high, entropy=entropy, minibatches=minibatches),
+        name="doctoragent-rl", train=[case(k, seed) for k in range(4000)], model=start, steps=steps, groups=groups,
+        attempts=attempts, lr=lr, max_tokens=max_tokens, eval_attempts=1, eval_every=0, seed=seed, **options,
+    )  # fmt: skip
+    run.probes.append(Noted(held_out, eval_attempts, eval_every))
+    run.threads = 1  # the model is too small for more
+    return [consultations(model, cold_start, (fewest, most), thoughts, seed), run] if cold_start else run
+
+
+def consultations(model: str, steps: int, budget: tuple[int, int], thoughts: bool, seed: int) -> Run:
+    """Imitate the form of a consultation: a doctor who asks at random, repeats itself and is often wrong."""
+    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(1e-3, 0.0, steps), 10)))
+    m = sft(policy)
+    return Run(
+        name="consultations",
+        env=Conversations(demonstrated),
+        curriculum=Generated(partial(shown_consultation, seed=seed, budget=budget, thoughts=thoughts)),
+        roles={"solver": policy},
+        on_group=m.on_group,
+        on_batch=m.on_batch,
+        updates=[Update(policy, m.terms)],
+        steps=steps,
+        groups=32,
+        seed=seed,
+        threads=1,
+    )
