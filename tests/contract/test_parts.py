@@ -12,6 +12,7 @@ import torch
 
 from temper.backends.base import AdamW
 from temper.columns import ADVANTAGE, ENTROPY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
+from temper.envs.consultation import plain
 from temper.envs.conversations import Dialogue, chains_of, demonstrated
 from temper.envs.single import SingleTurn
 from temper.objective import Term
@@ -19,6 +20,7 @@ from temper.parts import advantages, curricula, gates, logprobs, losses, prefere
 from temper.policy import Policy
 from temper.rewards.checkers import exact_match
 from temper.stage import Stage
+from temper.tasks.cases import patient
 from temper.tasks.task import Task
 from temper.testing import (
     check_curriculum,
@@ -71,7 +73,10 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "losses.OffPolicyMask": lambda: losses.OffPolicyMask(losses.Clip()),
     "probes.HeldOutLoss": lambda: PARTS["probes.HeldOutLoss"](toy_tasks(), every=2),
     "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
+    "duels.Duel": lambda: PARTS["duels.Duel"](Policy(), toy_tasks(), every=2),
+    "noted.Noted": lambda: PARTS["noted.Noted"](toy_tasks(), every=2),
     "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
+    "roles.ForRoles": lambda: PARTS["roles.ForRoles"](advantages.Advantage(), ("solver",)),
     "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),
     "schedules.Linear": lambda: PARTS["schedules.Linear"](1.0, 0.0, 10),
     "schedules.Cosine": lambda: PARTS["schedules.Cosine"](1.0, 0.0, 10),
@@ -178,6 +183,8 @@ def check_tally(part: Any) -> None:
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
     "kl.Adaptive": check_controller,
+    "duels.Duel": check_probe,
+    "noted.Noted": check_probe,
     "probes.HeldOutLoss": check_probe,
     "reference.RefreshReference": check_hook,
     "rewards.Rewards": check_rewards,
@@ -206,6 +213,12 @@ def spans(task: Task, tokenizer: Any) -> Any:
     return chain
 
 
+async def pair(task: Task, desk: Any) -> None:
+    """One call of each role."""
+    plan = await desk.ask("planner", str(task.prompt))
+    await desk.ask("coder", plan.text)
+
+
 def short_game() -> Any:
     """Two moves of a real game, which both players make whatever they say."""
     pytest.importorskip("textarena")
@@ -225,6 +238,9 @@ ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "games.TextArena": lambda: short_game(),
     "agent.Agent": lambda: ENVS["agent.Agent"](polite),
     "gymnasium.Gymnasium": lambda: short_walk(),
+    "consultation.Consultation": lambda: ENVS["consultation.Consultation"](patient, parse=plain, budget=(3, 3)),
+    "reflective.ReflectiveCode": lambda: pytest.skip("has a sandbox of its own: tests/methods/test_unitymas_o.py"),
+    "workflow.Workflow": lambda: ENVS["workflow.Workflow"](pair, lambda calls: [1.0] * len(calls)),
     "bfcl.Bfcl": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_bfcl.py"),
 }
 
