@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from temper.episode import Completion
-from temper.gateway import tool_calls
 from temper.gateway.asked import Asked
 from temper.gateway.sessions import Prompt, Session
+from temper.tools.calls import apart
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Choice:
 def choice(asked: Asked, said: Completion, session: Session) -> Choice:
     """Text up to the stop string; calls apart from the text, where tools were offered."""
     text = stopped(said.text, asked.stop)
-    rest, calls = tool_calls.split(text, session.call_prefix()) if asked.tools else (text, [])
+    rest, calls = apart(text, session.call_prefix()) if asked.tools else (text, [])
     message: dict[str, Any] = {"role": "assistant", "content": rest if rest or not calls else None}
     if calls:
         message["tool_calls"] = calls

@@ -48,6 +48,23 @@ def parse(text: str, format: str | Reader = "hermes") -> list[Call | Result]:
     return [found.call for found in find(text, format)]
 
 
+def apart(text: str, prefix: str, format: str | Reader = "hermes") -> tuple[str, list[dict[str, Any]]]:
+    """(the text without its calls, the calls as OpenAI has them). What cannot be read stays text.
+
+    prefix  of the ids that the calls get
+    """
+    rest, calls, at = list[str](), list[dict[str, Any]](), 0
+    for found in find(text, format):
+        if isinstance(found.call, Result):
+            continue
+        arguments = json.dumps(found.call.arguments, ensure_ascii=False)
+        function = {"name": found.call.name, "arguments": arguments}
+        calls.append({"id": f"{prefix}{len(calls)}", "type": "function", "function": function})
+        rest.append(text[at : found.start].rstrip())
+        at = found.end
+    return "".join([*rest, text[at:]]), calls
+
+
 def hermes(text: str) -> Iterator[Found]:
     """<tool_call>{"name": …, "arguments": {…}}</tool_call>: Hermes, Qwen. A tag within a JSON string is no tag."""
     opening, closing = "<tool_call>", "</tool_call>"

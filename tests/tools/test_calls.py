@@ -9,7 +9,7 @@ import pytest
 
 from temper.errors import UserError
 from temper.tools.base import Call, Result
-from temper.tools.calls import FORMATS, MOST, Tags, find, parse
+from temper.tools.calls import FORMATS, MOST, Tags, apart, find, parse
 
 TAGS = Tags({"search": ("search", "query"), "code": ("python", "code")})
 HERMES = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
@@ -125,3 +125,22 @@ def test_any_text_is_read_without_an_exception() -> None:
 def test_unknown_format() -> None:
     with pytest.raises(UserError, match="formats: hermes"):
         parse("", "xml")
+
+
+@pytest.mark.parametrize(
+    "text, rest, calls",
+    [
+        ("No call.\n", "No call.\n", []),
+        (f"So\n {HERMES}\n{HERMES}\nand", "So\nand", [("f", '{"a": 1}')] * 2),
+        (f"So\n<tool_call>no JSON</tool_call>{HERMES}", "So\n<tool_call>no JSON</tool_call>", [("f", '{"a": 1}')]),
+        ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("f", '{"a": 1}')]),
+        ('<tool_call>{"name": "f", "arguments": "a"}</tool_call>', None, []),
+        (HERMES.replace('{"a": 1}', '{"é": "<tool_call>"}') + "!", "!", [("f", '{"é": "<tool_call>"}')]),
+        (HERMES[:-1], None, []),
+    ],
+)  # fmt: skip
+def test_calls_apart_from_the_text(text: str, rest: str | None, calls: list[tuple[str, str]]) -> None:
+    left, found = apart(text, "c-")
+    assert left == (text if rest is None else rest)
+    assert [(c["function"]["name"], c["function"]["arguments"]) for c in found] == calls
+    assert [(c["id"], c["type"]) for c in found] == [(f"c-{n}", "function") for n in range(len(calls))]
