@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
+import os
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,12 @@ from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, LOGP, TOKEN
 from temper.envs.adapters.gymnasium import Gymnasium
-from temper.envs.chat import CONTEXT, TURNS
+from temper.envs.chat import CONTEXT, TURNS, Chat
 from temper.envs.dialogue import Talk
 from temper.envs.games import TextArena
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
-from temper.episode import ENV, Episode
+from temper.episode import ENV, Episode, Recorder
 from temper.loop import train
 from temper.models.render import renderer_of
 from temper.models.tiny import tiny_tokenizer
@@ -328,36 +331,78 @@ class Flaky:
             self.running -= 1
 
 
-def test_many_episodes_with_slow_and_broken_tools() -> None:
-    tool, n = Flaky(), 300
+def test_a_thousand_episodes_with_slow_and_broken_tools() -> None:
+    """No deadlock, no lost or doubled episode; what is left behind does not grow with their number."""
+    tool, n, words = Flaky(), 1000, says(*(call("#") for _ in range(3)), "done")
     env = ToolUse(Toolbox([tool], timeout=0.3), turns=4)
     tokenizer = tiny_tokenizer()
 
     async def one(k: int) -> Episode | str:
-        words = says(call(f"{k}-0"), call(f"{k}-1"), call(f"{k}-2"), f"done {k}")
-        actor = Actor(tokenizer, words, latency=0.01)
+        actor = Actor(tokenizer, lambda i: words(i).replace("#", f"{k}-{i}").replace("done", f"done {k}"), latency=0.01)
         try:
             return await env.play(Task(f"t{k}", f"say {k}"), {"solver": seat(actor, who=k, max_tokens=200)})
         except Drop as drop:
             return drop.reason
 
     async def everything() -> list[Episode | str]:
-        return await asyncio.wait_for(asyncio.gather(*map(one, range(n))), 20)
+        played = await asyncio.wait_for(asyncio.gather(*map(one, range(n))), 60)
+        assert len(asyncio.all_tasks()) == 1 and tool.running == 0
+        return played
 
+    before = resident()
     played = asyncio.run(everything())
+    assert resident() - before < 100_000_000
     dropped = [k for k, e in enumerate(played) if isinstance(e, str)]
-    assert all(played[k] == "tool fault" for k in dropped) and 30 < len(dropped) < 150
-    assert len(tool.calls) == len(set(tool.calls)) and tool.running == 0
-    outcomes: dict[str, int] = {}
-    for k, e in enumerate(played):
-        if isinstance(e, str):
-            continue
-        assert e.task.id == f"t{k}" and len(e.turns) == 8 and e.turns[-1].text == f"done {k}"
-        heard = [t.text for t in e.turns if t.author == ENV and t.text.startswith("heard")]
-        assert all(h.startswith(f"heard {k}-") for h in heard)
-        for name, count in e.trajectories[0].info["outcomes"].items():
-            outcomes[name] = outcomes.get(name, 0) + count
+    assert all(played[k] == "tool fault" for k in dropped) and 150 < len(dropped) < 400
+    checked = [check_one(k, e) for k, e in enumerate(played)]
+    assert len(tool.calls) == len(set(tool.calls)) and set(checked) == set(range(n)) - set(dropped) | {-1}
+    outcomes = sum(
+        (Counter(e.trajectories[0].info["outcomes"]) for e in played if isinstance(e, Episode)), Counter[str]()
+    )
     assert sum(outcomes.values()) == 3 * (n - len(dropped)) and set(outcomes) == {"ok", "timeout", "tool error"}
+    assert sum(env.toolbox.counts.values()) == len(tool.calls)
+    del played
+    gc.collect()
+    assert not [x for x in gc.get_objects() if type(x) in (Chat, Recorder, Episode)]
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_one(k: int, e: Episode | str) -> int:
+    """The episode's number, or -1 where it was dropped."""
+    if isinstance(e, str):
+        return -1
+    assert e.task.id == f"t{k}" and len(e.turns) == 8 and e.turns[-1].text == f"done {k}"
+    heard = [t.text for t in e.turns if t.author == ENV and t.text.startswith("heard")]
+    assert all(h.startswith(f"heard {k}-") for h in heard)
+    return k
+
+
+def test_a_cancelled_crowd_leaves_nothing_running() -> None:
+    tool = Flaky()
+    env = ToolUse(Toolbox([tool], timeout=100.0), turns=4)
+
+    async def go() -> None:
+        tokenizer = tiny_tokenizer()
+        plays = [
+            asyncio.ensure_future(
+                env.play(Task(f"t{k}", "?"), {"solver": seat(Actor(tokenizer, says(call(f"c{k}"))), max_tokens=200)})
+            )
+            for k in range(200)
+        ]
+        while tool.running < 100:
+            await asyncio.sleep(0.001)
+        for play in plays:
+            play.cancel()
+        ended = await asyncio.wait_for(asyncio.gather(*plays, return_exceptions=True), 10)
+        assert all(isinstance(e, (asyncio.CancelledError, Episode, Drop)) for e in ended)
+        assert sum(isinstance(e, asyncio.CancelledError) for e in ended) >= 100
+        assert tool.running == 0 and len(asyncio.all_tasks()) == 1
+
+    asyncio.run(go())
 
 
 def test_a_cancelled_episode_leaves_nothing_running() -> None:
