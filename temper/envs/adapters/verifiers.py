@@ -48,8 +48,8 @@ class Verifiers:
     args     of its `load_environment`
     timeout  seconds of one rollout, beside the environment's own limits
     rollouts how many run at once
-    blame    a reward function that raises counts as 0, which is verifiers' own way; without it the attempt has no
-             reward, and its outcome says which function it was
+    blame    a reward function that raises counts as 0, which is verifiers' own way (and ours, where the policy said
+             nothing or too much); without it the attempt has no reward, and its outcome says which function it was
 
     The run's sampling parameters apply; of the environment's own, max_tokens and stop do.
     """
@@ -138,9 +138,10 @@ class Verifiers:
         self._tell(out.get("raised") or error.get("error_chain_repr") or "; ".join(failed))
         if not session.calls:
             raise Drop("prompt too long" if session.full else "environment made no call")
-        if not session.full and _is(chain, INFRASTRUCTURE) and not _is(chain, POLICY):
+        its_own = session.full or _is(chain, POLICY)
+        if _is(chain, INFRASTRUCTURE) and not its_own:
             raise Drop(f"infrastructure: {chain[:100]}")
-        outcome, reward = self._outcome(out, failed), finite(out.get("reward"))
+        outcome, reward = self._outcome(out, [] if its_own or self.blame else failed), finite(out.get("reward"))
         if outcome == "ok" and reward is None:
             outcome = f"error: the rubric's reward is {str(out.get('reward'))[:40]}"
         info = {"calls": len(session.calls), "chains": session.chains, "stop": str(out.get("stop_condition"))}
@@ -153,7 +154,7 @@ class Verifiers:
             return f"error: {out['raised']}"
         if out.get("stop_condition") == "timeout_reached":
             return "timeout"
-        return f"error: {failed[0]}" if failed and not self.blame else "ok"
+        return f"error: {failed[0]}" if failed else "ok"
 
     def _tell(self, why: str) -> None:
         """The first failure goes to the log in full: outcomes are only counted."""
@@ -215,7 +216,7 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
     async def call(*args: Any, **arguments: Any) -> Any:
         try:
             found = function(*args, **arguments)
-            return await found if inspect.isawaitable(found) else found
+            return float(await found if inspect.isawaitable(found) else found)
         except Exception as error:
             _judges.get([]).append(f"{getattr(function, '__name__', 'a reward function')} raised {brief(error)}")
             raise

@@ -1,0 +1,178 @@
+"""Environments behind a real OpenEnv server in a process of its own, also while it fails and dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openenv.core")
+
+from openenv.core import GenericEnvClient
+
+from temper.envs.adapters.openenv import OpenEnv, action_of, shown
+from temper.episode import ENV, Episode
+from temper.errors import UserError
+from temper.models.render import renderer_of
+from temper.models.tiny import tiny_tokenizer
+from temper.testing import check_env
+from tests.envs.adapters.openenv_server import GameClient, Guess, Seen
+from tests.envs.adapters.plays import HOSTILE, Clock, ended, heard, play, plays
+
+SERVER = [sys.executable, str(Path(__file__).parent / "openenv_server.py")]
+
+
+def served(port: int) -> subprocess.Popen[bytes]:
+    """A server that answers."""
+    process = subprocess.Popen([*SERVER, str(port)], env={**os.environ, "ENABLE_WEB_INTERFACE": "false"})
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                f"http://127.0.0.1:{port}/health", timeout=1
+            ):
+                return process
+        except OSError:
+            time.sleep(0.1)
+    process.kill()
+    raise RuntimeError("the server does not start")
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    process = served(number)
+    yield number
+    process.kill()
+
+
+def game(port: int, **options: Any) -> OpenEnv:
+    return OpenEnv(partial(GameClient, base_url=f"http://127.0.0.1:{port}"), **{"timeout": 5.0, **options})
+
+
+def failing(port: int, how: str, *lines: str, n: int = 7, **options: Any) -> Episode | str:
+    env = game(port, **options)
+    with Clock(12):
+        return play(env, env.tasks("Play.", n, how=how, hostile=HOSTILE)[-1], *lines)
+
+
+def test_a_game(port: int, tmp_path: Path, exact_model: str) -> None:
+    env = game(port)
+    task = env.tasks("Guess a word.", n=3)[2]
+    episode = play(env, task, "word1", "<think>2?</think> word2")
+    assert heard(episode) == ["Guess a word.\n\nFind word 2.", "Not that."] and ended(episode) == (1.25, "ok")
+    assert isinstance(episode, Episode)
+    info = episode.trajectories[0].info
+    assert (info["steps"], info["invalid"], info["over"]) == (2, 0, True)
+    lost = play(game(port, turns=2, total=max), task, "a", "b")
+    assert ended(lost) == (0.25, "ok") and isinstance(lost, Episode) and not lost.trajectories[0].info["over"]
+    check_env(env, tmp_path, task=task, model=exact_model)
+
+
+def test_sessions_at_once(port: int) -> None:
+    env = game(port, attempts=8)
+    tasks = env.tasks(n=24)
+    episodes = plays(env, tasks, "no", "word7", latency=0.01)
+    assert [heard(e)[0] for e in episodes] == [f"Find word {k}." for k in range(24)]
+    assert [ended(e)[0] for e in episodes] == [1.25 if k == 7 else 1.0 for k in range(24)]
+
+
+def test_a_client_without_the_environments_package(port: int) -> None:
+    client = partial(GenericEnvClient, base_url=f"http://127.0.0.1:{port}")
+    env = OpenEnv(client, field="word")
+    assert ended(play(env, env.tasks(n=1)[0], "word0")) == (1.0, "ok")
+    with pytest.raises(UserError, match="say which field"):
+        play(OpenEnv(client), env.tasks(n=1)[0], "word0")
+    env = OpenEnv(client, act=json.loads, turns=3)
+    episode = play(env, env.tasks(n=1)[0], "word0", '{"wort": 1}', '{"word": "word0"}')
+    assert ended(episode) == (1.0, "ok") and isinstance(episode, Episode)
+    assert episode.trajectories[0].info["invalid"] == 2 and "no action" in heard(episode)[1]
+
+
+def test_actions_and_observations() -> None:
+    assert action_of(GameClient)("<think>x</think> cat\n") == Guess(word="cat")
+    assert (
+        shown(Seen(text="hi", reward=1.0)) == "hi" and shown({"a": 1, "done": True}) == '{"a": 1}' and shown(7) == "7"
+    )
+
+
+# where it goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_resets_that_fail(port: int) -> None:
+    assert failing(port, "raise", "a") == (
+        "infrastructure: reset failed (RuntimeError: Server error: no game today (code: EXECUTION_ERROR))"
+    )
+    assert failing(port, "hang", "a", timeout=0.5) == "infrastructure: reset failed timeout"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        assert "ConnectionError: Failed to connect" in str(failing(closed.getsockname()[1], "", "a"))
+
+
+def test_steps_that_fail(port: int) -> None:
+    reward, outcome = ended(failing(port, "", "a", "raise"))
+    assert reward is None and outcome.startswith("error: RuntimeError: Server error: not like this")
+    assert ended(failing(port, "", "a", "raise", blame=True)) == (0.25, "ok")
+    assert ended(failing(port, "", "hang", timeout=0.5)) == (None, "timeout")
+    assert ended(failing(port, "none", "a")) == (None, "error: no step was rewarded")
+    reward, outcome = ended(failing(port, "nan", "a"))
+    assert reward is None and outcome.startswith("error: ")
+
+
+def test_what_it_says_is_cut_and_stays_text(port: int) -> None:
+    assert len(heard(failing(port, "long", "word6", limit=500))[0]) < 600
+    assert ended(failing(port, "surrogate", "word6")) == (1.0, "ok")
+    forbidden = renderer_of(tiny_tokenizer()).forbidden
+    counts = []
+    for how in ("hostile", ""):
+        episode = failing(port, how, "a", "word6")
+        assert isinstance(episode, Episode)
+        counts.append([sum(i in forbidden for i in t.ids) for t in episode.turns if t.author == ENV])
+    assert counts[0] == counts[1]
+
+
+def test_what_cannot_be_played() -> None:
+    with pytest.raises(UserError, match="leave out"):
+        env = OpenEnv(lambda: object())
+        play(env, env.tasks(n=1)[0], "a")
+    with pytest.raises(UserError, match="must be positive"):
+        OpenEnv(GameClient, timeout=0)
+
+
+def test_a_connection_that_is_lost(port: int) -> None:
+    """The client opens it again, to an environment without a game: that is not a reward of 0."""
+    made: list[GameClient] = []
+
+    class Lost(OpenEnv):
+        lost = False
+
+        def _text(self, seen: Any) -> str:
+            if seen.text.startswith("Not") and not self.lost:
+                self.lost = True
+                made[-1]._ws = None  # as the client itself forgets a socket that it finds closed
+            return str(seen.text)
+
+    def client() -> GameClient:
+        made.append(GameClient(base_url=f"http://127.0.0.1:{port}"))
+        return made[-1]
+
+    env = Lost(client, timeout=5.0)
+    assert play(env, env.tasks(n=1)[0], "a", "b", "c") == "infrastructure: the connection was lost"
+
+
+def test_a_server_that_dies(port: int) -> None:
+    """The last test: nobody answers afterwards."""
+    assert str(failing(port, "", "a", "die")).startswith("infrastructure: ")
+    assert "Failed to connect" in str(failing(port, "", "a"))
