@@ -105,6 +105,11 @@ def arm(way: str) -> Callable[[int, Path], dict[str, float]]:
     return run
 
 
+def corrupted(seed: int, folder: Path) -> dict[str, float]:
+    """The policy of the arm with chunks, played with a corrupted carry."""
+    return {"pass@1": json.loads((KEPT / SLUG / f"chunks-s{seed}.json").read_text())["corrupted"]}
+
+
 CHECK = Check(
     slug=SLUG,
     title="The Markovian Thinker (Delethink)",
@@ -116,12 +121,10 @@ CHECK = Check(
     f"{COLD['steps']} supervised steps on whole solutions (one start for all arms and seeds; no chunk is "
     "shown), then 25 steps of 12 groups × 8. pass@1 on 100 held-out sums × 2. Corrupted: every carried digit "
     "is replaced by another.",
-    arms={name: arm(name) for name in WAYS},
+    arms={**{name: arm(name) for name in WAYS}, "corrupted carry": corrupted},
     measures=[
         Measure("pass@1", "chunks", "one chunk", "pass@1, chunks against one chunk of that context"),
-        Measure(
-            "corrupted", "chunks", "full context", "pass@1 with a corrupted carry, against the full context", lower=True
-        ),
+        Measure("pass@1", "corrupted carry", "chunks", "pass@1 with a corrupted carry, against its own", lower=True),
     ],
     exact="One chunk that holds the trace is GRPO (rows and gradient); the loss does not depend on where a "
     "trace is cut (1e-12); what is carried, by ids; both optional rewards "
