@@ -75,8 +75,9 @@ class DuckDb:
                 self._idle.append(child)
         if "lines" in answer:
             return Result("\n".join([*answer["lines"], *[MORE][: answer["more"]]]))
-        outcome = "refused" if "refused" in answer else "tool error"
-        return Result(str(answer.get("refused") or answer["wrong"]), outcome)
+        if "refused" in answer:
+            return Result(str(answer["refused"]), "refused")
+        return Result(str(answer["wrong"]), "tool error")
 
     def close(self) -> None:
         """End the processes and remove the copy."""

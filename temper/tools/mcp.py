@@ -69,9 +69,10 @@ class McpServer:
         if not self.shared:
             self.wait(self.common.stop(), CLOSE_SECONDS)
         known = {tool.name: tool for tool in listed}
-        if missing := [name for name in only if name not in known] or not known:
+        missing = [name for name in only if name not in known]
+        if missing or not known:
             self.close()
-            wanted = ", ".join(missing) if known else "at all"
+            wanted = ", ".join(missing) or "at all"
             raise UserError(f"the MCP server {self.name} has no tool {wanted}; it has: {', '.join(known) or 'none'}")
         return [McpTool(self, known[name], prefix, self.common) for name in only or known]
 
@@ -151,7 +152,8 @@ def _schema(given: Mapping[str, Any], tool: str) -> dict[str, Any]:
         validator_for(given).check_schema(given)
     except SchemaError as error:
         raise UserError(f"the schema of the MCP tool {tool!r} is not valid: {error.message[:200]}") from None
-    return _plain(given)
+    schema: dict[str, Any] = _plain(given)
+    return schema
 
 
 def _plain(rule: Any) -> Any:

@@ -150,4 +150,6 @@ def package() -> Any:
         import mcp
     except ImportError:
         raise UserError("MCP servers need the package mcp: pip install 'temper-rl[mcp]'") from None
+    if not hasattr(mcp, "Client"):
+        raise UserError("MCP servers need version 2.3 of the package mcp or a newer one: pip install 'temper-rl[mcp]'")
     return mcp

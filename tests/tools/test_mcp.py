@@ -25,7 +25,8 @@ from temper.tasks.task import Task
 from temper.tools.base import Call, Result, Toolbox
 from tests.envs.actors import Actor, says, seat
 
-pytest.importorskip("mcp")
+if not hasattr(pytest.importorskip("mcp"), "Client"):
+    pytest.skip("needs mcp 2.3", allow_module_level=True)
 from temper.tools.mcp import McpServer
 
 HERE = Path(__file__).parent
@@ -73,7 +74,7 @@ def test_an_episode_has_a_server_of_its_own(box: Toolbox, monkeypatch: pytest.Mo
 
 
 def test_outcomes(box: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(next(iter(box.tools.values())).server, "seconds", 0.5)
+    monkeypatch.setattr(next(iter(box.tools.values())).server, "seconds", 2.0)
     calls = {
         "ok": Call("add", {"a": 1}), "tool error": Call("fail", {"why": "no"}), "wrong": Call("add", {"a": "one"}),
         "timeout": Call("sleep", {"seconds": 60}), "refused": Call("rm"), "odd": Call("odd"), "noise": Call("noise"),
@@ -139,7 +140,7 @@ def test_http() -> None:
                 break
             except OSError:
                 time.sleep(0.05)
-        server = McpServer(f"http://127.0.0.1:{port}/mcp", headers={"x-a": "b"}, seconds=0.5, start_seconds=5.0)
+        server = McpServer(f"http://127.0.0.1:{port}/mcp", headers={"x-a": "b"}, seconds=2.0, start_seconds=5.0)
         box = Toolbox(server.tools())
         results = play(box, [Call("add", {"a": 1}), Call("fail", {"why": "no"}), Call("sleep", {"seconds": 60})])[0]
         assert [r.outcome for r in results] == ["ok", "tool error", "timeout"]
@@ -158,7 +159,9 @@ def test_http() -> None:
 
 
 def hostile(how: str) -> McpServer:
-    return McpServer([sys.executable, str(HERE / "mcp_hostile.py"), how], seconds=0.3, start_seconds=1.5)
+    seconds = 0.3 if how == "no answer" else 5.0
+    start = 1.5 if how == "silent" else 20.0
+    return McpServer([sys.executable, str(HERE / "mcp_hostile.py"), how], seconds=seconds, start_seconds=start)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ class Bfcl:
             if not await self._turn(chat, game):
                 return False, chat.finish or "multi_turn:force_terminated"
             game.turn += 1
-        return await self.within(game.judge)
+        verdict: tuple[bool, str] = await self.within(game.judge)
+        return verdict
 
     async def _turn(self, chat: Chat, game: _Game) -> bool:
         """The policy's steps until one without calls. False when it is not to go on."""

@@ -129,6 +129,7 @@ class _Table:
     def __init__(self, env: Gymnasium):
         self.env, self.worker, self.broken = env, Worker("gymnasium"), False
         self._made: Any = None
+        self._last = ""
 
     async def reset(self, seed: int) -> str:
         """The first observation. Raises Drop; UserError when there is no such environment, or none for text."""
