@@ -8,7 +8,7 @@ from studies.check import Check, Measure, main
 from studies.cold import arm
 from temper.recipes.zerosearch import zerosearch
 
-SMALL = {"steps": 16, "groups": 8, "eval_tasks": 80, "eval_attempts": 4}
+SMALL = {"steps": 20, "eval_tasks": 80, "eval_attempts": 4}
 ARMS = {
     "rising noise": arm(zerosearch, "zerosearch", noise_end=0.5, **SMALL),
     "no noise": arm(zerosearch, "zerosearch", noise_end=0.0, **SMALL),
@@ -21,8 +21,8 @@ CHECK = Check(
     "a par with it, a 14B one better (arXiv 2505.04588). The sheet's check: an agent trained with rising noise is more "
     "robust at P(noisy) = 0.5 than one trained without noise.",
     setting="temper-tiny, a rule-based simulator over a made-up world, one-hop questions. A useful document states the "
-    "fact that was asked for, a noisy one says something else about its subject. Both arms begin at a cold start (40 "
-    "steps of imitation at P = 0.3, half of whose noisy documents are searched for again) and train for 16 steps of "
+    "fact that was asked for, a noisy one says something else about its subject. Both arms begin at a cold start (100 "
+    "steps of imitation at P = 0.5, half of whose noisy documents are searched for again) and train for 20 steps of "
     "8 questions × 8 episodes by GRPO without KL. pass@1: held-out questions at P(noisy) = 0.5.",
     arms=ARMS,
     measures=[Measure("after/pass@1", "rising noise", "no noise", "pass@1 at P(noisy) = 0.5")],

@@ -12,18 +12,21 @@ from typing import Any
 from temper.errors import UserError
 from temper.method import Method
 from temper.methods.environments.zerosearch import zerosearch as method
+from temper.parts.rewards import Rewards
 from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.cold_start import cold_start as imitate
 from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
+from temper.rewards.load import Reward, rewards_from
+from temper.rewards.qa import AnswerReward
 from temper.run import Run
 from temper.tasks.knowledge import World, chains, look_up
 from temper.tasks.suites import is_held_out
 from temper.tasks.task import Task
 
 WORLD = "world"  # bundled: one-hop questions about a made-up world
-SHOWN_NOISE = 0.3  # P(noisy) in the demonstrations
+SHOWN_NOISE = 0.5  # P(noisy) in the demonstrations
 
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
@@ -31,22 +34,23 @@ def zerosearch(
     out: Path = Path("runs/zerosearch"),
     questions: str = WORLD,
     eval_questions: str | None = None,
+    reward: tuple[str, ...] = (),
     eval_tasks: int = 100,
     simulator: str = "rules",
     noise_start: float = 0.0,
     noise_end: float = 0.5,
     noise_base: float = 4.0,
     eval_noise: float = 0.5,
-    turns: int = 5,
+    turns: int = 3,
     top: int = 1,
     explain: bool = False,
     beta: float = 0.0,
     clip: float = 0.2,
-    cold_start: int = 40,
+    cold_start: int = 100,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
-    steps: int = 30,
-    groups: int = 16,
+    steps: int = 20,
+    groups: int = 8,
     attempts: int = 8,
     lr: float = 3e-4,
     max_tokens: int = 40,
@@ -58,13 +62,14 @@ def zerosearch(
     out            directory of the run: RL starts from the model that the cold start leaves there
     questions      "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
     eval_questions held-out questions (default: a fifth of the world's, else the last part of questions)
+    reward         FILE.py:function, package.module:function or a bundled name, added up (default: F1 as in the paper)
     eval_tasks     held-out questions
     simulator      rules (of the bundled world), self (the model in training), or a model, frozen
     noise_start    P(noisy document) at the first step
     noise_end      P(noisy document) at the last step
     noise_base     how late it rises: P = start + (end − start)·(base^(i/m) − 1)/(base − 1)
     eval_noise     P(noisy document) in evaluations
-    turns          most searches of an episode
+    turns          most searches of an episode (the paper: 5)
     top            documents that a search brings
     explain        the prompt explains the tags (a model that has not seen them needs it)
     beta           weight of the KL to the model that RL starts from (0: none; the paper's 0.001)
@@ -102,9 +107,10 @@ def zerosearch(
         return method(policy, steps=steps, reference=reference, beta=beta, clip=clip, **noise, **given)
 
     measured = [noisy(t, eval_noise) for t in held_out[:eval_tasks]]
+    judges = rewards_from(reward) or [Reward(AnswerReward(), name="f1")]
     rl = train_on(
-        make, name="zerosearch", train=train, held_out=measured, model=model, steps=steps, groups=groups,
-        attempts=attempts, lr=lr, max_tokens=max_tokens, seed=seed, **options,
+        make, name="zerosearch", train=train, held_out=measured, judges=[Rewards(judges)], model=model, steps=steps,
+        groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens, seed=seed, **options,
     )  # fmt: skip
     if simulator not in ("rules", "self"):
         rl.roles = {**rl.roles, "simulator": Policy(name="simulator", model=simulator, trainable=False)}
@@ -131,7 +137,7 @@ def says(task: Task, context: str) -> str:
     rng = Random(f"{task.id}/{len(context)}")
     query = str(task.prompt).removeprefix("What is the ").rstrip("?")
     read = re.findall(r"Doc \d+: (.*)", context)
-    useful = [line.partition(": ")[2] for line in read if ": " in line]
+    useful = [line.rpartition(": ")[2] for line in read if ": " in line]
     if not useful and (not read or rng.random() < 0.5):
         return f"<search>{query}</search>"
     value = useful[-1] if useful else query.partition(" of ")[2]
