@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from temper import streams
+from temper.envs.chat import NO_LIMIT
 from temper.envs.tree import Node, Tree
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
@@ -85,7 +86,8 @@ class Branching:
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         seat = roles[self.role]
         tree = Tree(seat, seat.chat(task.messages))
-        limit = min(self.longest or self.depth * self.segment, seat.policy.sampler.context - len(tree.prompt))
+        context = getattr(seat.policy.sampler, "context", NO_LIMIT)
+        limit = min(self.longest or self.depth * self.segment, context - len(tree.prompt))
         if limit < 1:
             raise Drop("prompt too long")
         finished: dict[Node, str] = {}

@@ -25,7 +25,8 @@ ABOVE, BELOW = ADVANTAGE.of("above"), ADVANTAGE.of("below")
 
 def judged(b: Batch, reward: Column = REWARD) -> Tensor:
     """[trajectories] 1.0 where there is a reward."""
-    return (~b[reward].isnan()).float()
+    known: Tensor = ~b[reward].isnan()
+    return known.float()
 
 
 def node_size(b: Batch, r: Tensor) -> Tensor:
@@ -97,7 +98,8 @@ class SubtreeAdvantage:
         w = torch.where(used, size if self.weigh == "size" else torch.ones_like(size), torch.zeros_like(size))[turn]
         at_root = group_count(b, r) if self.weigh == "size" else torch.ones_like(r)
         gaps = w * (r[leaf] - value[turn]).nan_to_num(nan=0.0)
-        return (at_root * (r - group_mean(b, r)) + _sum(gaps, leaf, r)) / (at_root + _sum(w, leaf, r))
+        total: Tensor = at_root * (r - group_mean(b, r)) + _sum(gaps, leaf, r)
+        return total / (at_root + _sum(w, leaf, r))
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class SegmentAdvantage:
         gaps = w * (r[leaf] - value[turn]).nan_to_num(nan=0.0)
         n = group_count(b, r)
         mean = b.spread(b.mean(r, TRAJECTORY, GROUP), GROUP, TRAJECTORY)
-        return (n * (r - mean) + _sum(gaps, leaf, r)) / (n + _sum(w, leaf, r))
+        total: Tensor = n * (r - mean) + _sum(gaps, leaf, r)
+        return total / (n + _sum(w, leaf, r))
 
 
 def credited(b: Batch, a: Tensor, whiten: bool) -> Batch:
