@@ -14,6 +14,8 @@ from temper.recipes.common import train_on
 from temper.run import Run
 from temper.tasks.data import load_tasks
 
+SUMS = "temper.recipes.trl:Sums"
+
 
 class Sums:
     """An environment as one writes it for TRL: `reset` makes the task, and the reward function reads it here."""
@@ -32,9 +34,9 @@ def right(environments: list[Sums], completions: list[list[dict[str, str]]], **c
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def trl(
-    env: str = "temper.recipes.trl:Sums",
+    env: str = SUMS,
     tool: tuple[str, ...] = (),
-    reward: tuple[str, ...] = (),
+    reward_func: tuple[str, ...] = (),
     data: str = "",
     turns: int = 4,
     timeout: float = 30.0,
@@ -44,23 +46,20 @@ def trl(
 ) -> Run:
     """GRPO in an environment that was written for TRL's environment_factory (default: sums).
 
-    env         FILE.py:Class or package.module:Class
-    tool        FILE.py:function: a tool beside the environment's methods
-    reward      FILE.py:function of TRL's signature, beside the environment's get_reward; several are added up
-    data        rows for reset and the reward functions, in any form that tasks take (default: reset makes the tasks)
-    turns       most turns that the policy takes
-    timeout     seconds of one call of the environment
-    shared      leave Python's random numbers as they are: calls run at once, and nothing repeats
-    eval_tasks  held-out tasks: the last ones
+    env          FILE.py:Class or package.module:Class
+    tool         FILE.py:function: a tool beside the environment's methods
+    reward_func  FILE.py:function of TRL's signature, beside the environment's get_reward; several are added up
+    data         rows for reset and the reward functions, in any form that tasks take (default: reset makes the tasks)
+    turns        most turns that the policy takes
+    timeout      seconds of one call of the environment
+    shared       leave Python's random numbers as they are: calls run at once, and nothing repeats
+    eval_tasks   held-out tasks: the last ones
     """
-    own = env == "temper.recipes.trl:Sums"
-    rewards = [found(r) for r in reward or (("temper.recipes.trl:right",) if own else ())]
+    rewards = [found(r) for r in reward_func or (("temper.recipes.trl:right",) if env == SUMS else ())]
     played = Trl(found(env), list(map(found, tool)), rewards, turns=turns, timeout=timeout, shared=shared)
     tasks = list(load_tasks(data)) if data else played.tasks()
     first = len(tasks) - min(eval_tasks, len(tasks) // 5)
-    run = train_on(
+    return train_on(
         lambda policy: grpo(policy, beta=0.0, per=token_mean), name="trl", train=tasks[:first], held_out=tasks[first:],
         env=played, **options,
     )  # fmt: skip
-    run.threads = 1 if own else run.threads
-    return run

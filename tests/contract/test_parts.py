@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from temper.backends.base import AdamW
-from temper.columns import ADVANTAGE, ENTROPY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
+from temper.backends.base import AdamW, SamplingParams
+from temper.carrier import Batch
+from temper.columns import ADVANTAGE, ENTROPY, GROUP_KEY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
 from temper.envs.consultation import plain
 from temper.envs.conversations import Dialogue, chains_of, demonstrated
 from temper.envs.single import SingleTurn
+from temper.envs.tools import ToolUse
+from temper.episode import Completion, Recorder
 from temper.objective import Term
 from temper.parts import advantages, curricula, gates, logprobs, losses, preferences, ratios, rewards, values, walks
 from temper.policy import Policy
@@ -34,9 +37,11 @@ from temper.testing import (
 )
 from temper.testing.toys import WIDTH
 from tests.contract.discover import ENVS, PARTS
+from tests.envs.test_search import Library
 from tests.gateway.callers import polite
 from tests.parts.toys import SoftmaxPolicy
 
+SHORT = SamplingParams(max_tokens=4)
 EITHER = Column("either", TOKEN, boolean, "a gate of this file")
 
 
@@ -82,6 +87,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "schedules.Cosine": lambda: PARTS["schedules.Cosine"](1.0, 0.0, 10),
     "schedules.WarmUp": lambda: PARTS["schedules.WarmUp"](0.5, 10),
     "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
+    "steps.StepGroup": lambda model: PARTS["steps.StepGroup"](opened(model), ToolUse(), 2, sampling=SHORT),
     "values.ReadValue": lambda: values.ReadValue(ready_head()),
     "values.ValueLoss": lambda: values.ValueLoss(values.ValueHead()),
     "walks.Walk": lambda: walks.Walk.of(toy_batch()),
@@ -177,6 +183,14 @@ def check_head(part: Any) -> None:
     assert not part(torch.ones(3, WIDTH)).any()
 
 
+def check_step_group(part: Any) -> None:
+    record = Recorder(Task("step", "?"))
+    turn = record.sampled(Completion((1, 2), (-1.0, -1.0), text="so"), record.add((1, 2)))
+    record.judge((0, turn), info={"calls": [{"turn": 0, "outcome": "tool error"}]})
+    b = check_stage(part, Batch.of([record.episode()]))
+    assert b[GROUP_KEY] == ["", "step"] and b.size(TRAJECTORY) == 3
+
+
 def check_tally(part: Any) -> None:
     assert part.metrics() == {}
 
@@ -190,6 +204,7 @@ SPECIAL: dict[str, Callable[[Any], None]] = {
     "rewards.Rewards": check_rewards,
     "rewards.Tally": check_tally,
     "signals.RewardVaries": check_signal,
+    "steps.StepGroup": check_step_group,
     "values.ValueHead": check_head,
     "walks.Walk": check_walk,
 }
@@ -241,6 +256,11 @@ ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "consultation.Consultation": lambda: ENVS["consultation.Consultation"](patient, parse=plain, budget=(3, 3)),
     "reflective.ReflectiveCode": lambda: pytest.skip("has a sandbox of its own: tests/methods/test_unitymas_o.py"),
     "workflow.Workflow": lambda: ENVS["workflow.Workflow"](pair, lambda calls: [1.0] * len(calls)),
+    "search.Research": lambda: ENVS["search.Research"](Library(), turns=3),
+    "shown.Shown": lambda: ENVS["shown.Shown"](SingleTurn(), lambda task, context: "so"),
+    "trl.Trl": lambda: ENVS["trl.Trl"](reward_funcs=[lambda completions, **row: [float(len(completions[0]))]]),
+    "verifiers.Verifiers": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_verifiers.py"),
+    "openenv.OpenEnv": lambda: pytest.skip("needs a server: tests/envs/adapters/test_openenv.py"),
     "bfcl.Bfcl": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_bfcl.py"),
 }
 

@@ -24,9 +24,12 @@ SMALL: dict[str, Any] = {
     "reward": ("exact_match",), "steps": 3, "groups": 2, "attempts": 3, "max_tokens": 6, "eval_tasks": 1,
     "eval_attempts": 1, "longest": 400, "lr": 1e-3,
 }  # fmt: skip
-OWN: dict[str, dict[str, Any]] = {"gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")}}
+OWN: dict[str, dict[str, Any]] = {
+    "gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")},
+    "trl": {"reward_func": ("tests.envs.adapters.test_trl:spread",)},
+}  # fmt: skip
 NEEDS = {  # a package that the recipe cannot do without
-    "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "spiral-rae": "textarena",
+    "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "asearcher": "bm25s", "verifiers": "verifiers", "spiral-rae": "textarena",
 }  # fmt: skip
 
 
@@ -85,6 +88,18 @@ def test_a_recipe_trains(name: str, exact_model: str, rows: str, tmp_path: Path)
     check_run(partial(built, name, exact_model, rows), tmp_path)
 
 
+@pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if "out" in {o.name for o in signature(r)}])
+def test_a_phase_starts_from_the_model_that_the_one_before_it_leaves(
+    name: str, exact_model: str, tmp_path: Path
+) -> None:
+    """As `temper run` lays phases out: each in its own directory."""
+    phases = plain(name, model=exact_model, out=tmp_path, cold_start=3)
+    for n, (first, second) in enumerate(zip(phases, phases[1:]), 1):
+        left = tmp_path / f"{n}-{first.name}" / "checkpoints" / "latest" / "model"
+        assert {p.model for p in second.policies.values() if p.trainable} == {str(left)}
+        assert {p.model for p in first.policies.values() if p.trainable}.isdisjoint({str(left)})
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_methods_recipe_runs_that_method(name: str) -> None:
     m = METHODS[name]
@@ -104,17 +119,28 @@ FILES = Path(__file__).parent / "files"
 COVERT = {"tasks": str(FILES / "oracles.jsonl"), "tools": "temper.tasks.toolworld:tools_of"}
 CHAINS = {"cache": str(FILES / "cache.json"), "tasks": str(FILES / "chains.jsonl")}
 WORKFLOWS = {"cache": CHAINS["cache"], "workflows": str(FILES / "workflows.json")}
+QUESTIONS = {"questions": str(FILES / "questions.jsonl"), "eval_tasks": 1, "reward": ("exact_match",)}
+SEARCHED = {**QUESTIONS, "corpus": str(FILES / "corpus.jsonl")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
     ("graduated-tool-reward", "workflows"): WORKFLOWS,
+    ("asearcher", "questions"): SEARCHED, ("asearcher", "eval_questions"): {"eval_questions": SEARCHED["questions"]},
+    ("asearcher", "corpus"): {"corpus": SEARCHED["corpus"]}, ("asearcher", "hops"): {"hops": (2,)},
+    ("zerosearch", "questions"): {**QUESTIONS, "simulator": "self"}, ("zerosearch", "simulator"): {"simulator": "self"},
+    ("zerosearch", "eval_questions"): {"eval_questions": QUESTIONS["questions"]},
+    ("think2sql", "questions"): QUESTIONS, ("think2sql", "eval_questions"): {"eval_questions": QUESTIONS["questions"]},
+    ("think2sql", "databases"): {"databases": FILES, **QUESTIONS},
     ("markovian-thinker-delethink", "chunk"): {"chunk": 20},
     ("markovian-thinker-delethink", "minibatches"): {"minibatches": 3},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
 
+WRITTEN = "tests.envs.adapters.test_trl"
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
+    "trl": {"env": f"{WRITTEN}:Counter", "tool": (f"{WRITTEN}:shout",), "reward_func": (f"{WRITTEN}:seen",)},
+    "verifiers": {"env": "verifiers.legacy:ReasoningGymEnv", "args": '{"gym": "gcd"}'},
     "spiral_rae": {"game": "TicTacToe-v0"},
     "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
 }  # fmt: skip

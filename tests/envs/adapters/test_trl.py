@@ -83,6 +83,11 @@ def seen(**columns: Any) -> list[float]:
     return [0.25 * len(columns["completions"][0])]
 
 
+def spread(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """Something that differs between the answers of a random model."""
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+
 async def lucky(environments: list[Counter], log_metric: Any, **columns: Any) -> list[float | None]:
     log_metric("luck", environments[0].lucky)
     return [None]
