@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {
     "eval_attempts": 1, "longest": 400, "lr": 1e-3,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
+    "simpletir": {"mask_void": False}, "thor": {"tail": 0}, "rstar2-grpo-roc": {"keep": 2},  # a random model has no box
     "gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")},
     "trl": {"reward_func": ("tests.envs.adapters.test_trl:spread",)},
 }  # fmt: skip
@@ -121,7 +122,9 @@ CHAINS = {"cache": str(FILES / "cache.json"), "tasks": str(FILES / "chains.jsonl
 WORKFLOWS = {"cache": CHAINS["cache"], "workflows": str(FILES / "workflows.json")}
 QUESTIONS = {"questions": str(FILES / "questions.jsonl"), "eval_tasks": 1, "reward": ("exact_match",)}
 SEARCHED = {**QUESTIONS, "corpus": str(FILES / "corpus.jsonl")}
+BUNDLED = {"data": "products", "out": Path("elsewhere")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
+    **{(n, "out"): BUNDLED for n in ("retool", "simpletir", "thor", "rstar2-grpo-roc")},
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
     ("graduated-tool-reward", "workflows"): WORKFLOWS,
