@@ -23,11 +23,14 @@ from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, LOGP, TOKEN
 from temper.envs.adapters.gymnasium import Gymnasium
+from temper.envs.branching import Branching
 from temper.envs.chat import CONTEXT, TURNS, Chat
+from temper.envs.chunked import Chunked
 from temper.envs.dialogue import Talk
 from temper.envs.games import TextArena
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
+from temper.envs.try_again import TryAgain
 from temper.episode import ENV, Episode, Recorder
 from temper.loop import train
 from temper.models.render import renderer_of
@@ -104,6 +107,11 @@ SCENES = {
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
     "script": Scene(lambda: Talk(script=lambda task, lines: f"Really? {HOSTILE}"), says("I think so.", "Yes, ab."), 3),
     "two policies": Scene(lambda: Talk(turns=2), says("What do you mean?", f"Say ab. {HOSTILE[:10]}"), 3),
+    "try again": Scene(
+        lambda: TryAgain(turns=3, feedback=f"No. {HOSTILE}"), says("It is a.", f"It is b. {HOSTILE[:10]}", "ab"), 3
+    ),
+    "tree": Scene(lambda: Branching(2, 200, 1, 2), says("I think so.", "It is ab."), 2),
+    "chunks": Scene(lambda: Chunked(200, 8, 2, 3), says("It is ab."), 1),
     "game": Scene(lambda: short_game(), says("I take [0 1]", "[5 5]", "now [1 1]", "so [0 1]"), 4),
     "fresh contexts": Scene(lambda: short_game(fresh=True), says("I take [0 1]", "now [1 1]", "[0 1]!"), 3, False),
     "walk": Scene(lambda: lake(), says("I go down.", "well, jump", "go right", "[0 1]"), 3),
