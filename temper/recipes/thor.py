@@ -37,7 +37,7 @@ def thor(
     step_attempts        new calls in such a group
     back                 tokens before the failed call that are sampled again with it
     shortest             episodes of no more tokens are left out (the paper's 150 suits long reasoning)
-    tail                 tokens at the end of an episode in which a box must stand
+    tail                 tokens at the end of an episode in which a box must stand (0: no box is asked for)
     share                of a group's episodes that must be left, else it is not trained on (the paper's ½)
     alpha                weight of the NLL of tokens with a positive advantage
     dual                 dual clip: bound on the loss of tokens with A < 0

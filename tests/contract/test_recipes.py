@@ -8,6 +8,7 @@ import json
 import typing
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ OWN: dict[str, dict[str, Any]] = {
     "trl": {"reward_func": ("tests.envs.adapters.test_trl:spread",)},
 }  # fmt: skip
 NEEDS = {  # a package that the recipe cannot do without
-    "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "asearcher": "bm25s", "verifiers": "verifiers", "spiral-rae": "textarena",
+    "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "asearcher": "bm25s", "verifiers": "verifiers",
+    "spiral-rae": "textarena",
 }  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def test_a_phase_starts_from_the_model_that_the_one_before_it_leaves(
 ) -> None:
     """As `temper run` lays phases out: each in its own directory."""
     phases = plain(name, model=exact_model, out=tmp_path, cold_start=3)
-    for n, (first, second) in enumerate(zip(phases, phases[1:]), 1):
+    for n, (first, second) in enumerate(pairwise(phases), 1):
         left = tmp_path / f"{n}-{first.name}" / "checkpoints" / "latest" / "model"
         assert {p.model for p in second.policies.values() if p.trainable} == {str(left)}
         assert {p.model for p in first.policies.values() if p.trainable}.isdisjoint({str(left)})
@@ -144,6 +146,7 @@ WRITTEN = "tests.envs.adapters.test_trl"
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
     "trl": {"env": f"{WRITTEN}:Counter", "tool": (f"{WRITTEN}:shout",), "reward_func": (f"{WRITTEN}:seen",)},
     "verifiers": {"env": "verifiers.legacy:ReasoningGymEnv", "args": '{"gym": "gcd"}'},
+    "simpletir": {"mask_void": True},
     "spiral_rae": {"game": "TicTacToe-v0"},
     "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
 }  # fmt: skip

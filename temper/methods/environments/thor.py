@@ -45,7 +45,7 @@ RECIPE = "thor"
 class Tidy(Selection):
     """Of episodes those whose calls all ran, of more than `shortest` tokens, with a box in the last `tail` tokens.
 
-    Of a step's group everything that has a reward.
+    Of a step's group everything that has a reward. tail 0: no box is asked for.
     """
 
     policy: Any = None
@@ -60,7 +60,8 @@ class Tidy(Selection):
         aside = b.spread(torch.tensor([float(key != "") for key in b[GROUP_KEY]]), GROUP, TRAJECTORY) > 0
         long = b.count(TOKEN, TRAJECTORY) > self.shortest
         ran = torch.tensor([first_failure(info or {}) is None for info in b[INFO]])
-        return aside | (ran & long & torch.tensor([self._ends_with_box(b, j) for j in range(len(r))]))
+        ends = torch.tensor([not self.tail or self._ends_with_box(b, j) for j in range(len(r))])
+        return aside | (ran & long & ends)
 
     def _ends_with_box(self, b: Batch, trajectory: int) -> bool:
         last = [u for u in b.turns_of(trajectory) if b[AUTHOR][u] != ENV][-1:]
