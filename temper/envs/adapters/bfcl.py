@@ -19,7 +19,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,12 +78,23 @@ class Bfcl:
     limit: int = OUTPUT_LIMIT
     processes: int = 64
     writes = (REWARD,)
-    _threads: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.steps < 1 or self.seconds <= 0 or self.limit < 1:
+            raise UserError("processes, steps, seconds and limit of BFCL must be positive")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads: ThreadPoolExecutor | None = None
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
-        chat = Chat(roles["solver"], Recorder(task), tokens=self.tokens, longest=self.longest)
-        game = _Game(self, task.id)
+        if self._loop is not asyncio.get_running_loop():
+            self._loop, self._free = asyncio.get_running_loop(), asyncio.Semaphore(self.processes)
         self._threads = self._threads or ThreadPoolExecutor(self.processes, "temper-bfcl")
+        async with self._free:
+            return await self._play(task, roles["solver"])
+
+    async def _play(self, task: Task, seat: Seat) -> Episode:
+        chat = Chat(seat, Recorder(task), tokens=self.tokens, longest=self.longest)
+        game = _Game(self, task.id)
         try:
             await self.within(game.begin)
             valid, end = await self._converse(chat, game)

@@ -173,6 +173,32 @@ def test_a_process_that_is_killed_drops_the_attempt(task: Task, monkeypatch: pyt
     assert outcome(play(task, said)) == (1.0, "solved")
 
 
+@needs_bfcl
+def test_so_many_processes_at_once_and_the_rest_wait(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = [0, 0]
+    begin, close = _Game.begin, _Game.close
+
+    def counted(game: _Game) -> None:
+        alive[0] += 1
+        alive[1] = max(alive)
+        begin(game)
+
+    monkeypatch.setattr(_Game, "begin", counted)
+    monkeypatch.setattr(_Game, "close", lambda game: (alive.__setitem__(0, alive[0] - 1), close(game)))
+
+    async def whole() -> list[Episode]:
+        env = Bfcl(processes=3)
+        actors = [Actor(tiny_tokenizer(), lambda n: "No.", context=1 << 20) for _ in range(8)]
+        played = await asyncio.gather(*(env.play(task, {"solver": seat(a)}) for a in actors))
+        await env.aclose()
+        return played
+
+    assert [outcome(e)[0] for e in asyncio.run(whole())] == [0.0] * 8
+    assert alive == [0, 3]
+    with pytest.raises(UserError, match="positive"):
+        Bfcl(processes=0)
+
+
 def test_environments_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPER_BFCL", str(tmp_path))
     with pytest.raises(UserError, match="temper setup bfcl"):
