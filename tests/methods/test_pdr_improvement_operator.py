@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from temper.parts.losses import CISPO
 from temper.parts.sft import NLL
 from temper.recipes.pdr_improvement_operator import Through
 from temper.recipes.pdr_improvement_operator import pdr_improvement_operator as recipe
+from temper.run import Run
 from temper.tasks.task import Task
+from temper.testing import ToyReward, check_run, random_ends
 from tests.envs.test_tree import said, seat_of
 
 TASK = Task("t", "1+1?", "2")
@@ -202,3 +205,21 @@ def test_half_of_the_tasks_go_through_the_operator() -> None:
     assert [(p.name, type(p.env)) for p in run.probes] == [("eval", SingleTurn), ("refined", Refine)]
     plain = recipe(eval_tasks=4, share=0.0)
     assert {r.task.info.get("env", "plain") for r in plain.curriculum.next(8)} == {"plain"}
+
+
+def test_a_run_whose_drafts_are_trained(exact_model: str, tmp_path: Path) -> None:
+    """Declared columns, resumed to the last bit, cut in any way; with a summary."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "say {a}", "answer": "{a}"}}\n' for a in ("ab", "ba", "cd", "dc")))
+
+    def build() -> Run:
+        run = recipe(
+            model=exact_model, data=str(rows), reward=("exact_match",), drafts=(2,), distil="summary",
+            train_drafts=True, steps=3, groups=2, attempts=2, max_tokens=6, eval_tasks=0, lr=1e-3,
+        )  # fmt: skip
+        run.on_group[0] = ToyReward()
+        run.sampling = random_ends(run.sampling)
+        return run
+
+    history = check_run(build, tmp_path)
+    assert history[0]["env/b_total"] > history[0]["env/b_seq"] > 0

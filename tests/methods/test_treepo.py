@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from temper.methods.rollouts.treepo import treepo
 from temper.parts.shaping import SHAPED
 from temper.parts.trees import OverLeaves, SegmentAdvantage, SubtreeAdvantage, per_leaf_row
 from temper.recipes.treepo import treepo as recipe
+from temper.run import Run
 from temper.tasks.task import Task
+from temper.testing import ToyReward, check_run, random_ends
 
 
 def shared(*lengths: int) -> Batch:
@@ -74,3 +77,21 @@ def test_evaluation_plays_plain_answers() -> None:
     run = recipe(data="quickstart", eval_tasks=4, width=4)
     assert run.probes[0].env == SingleTurn() and isinstance(run.env, Branching) and run.env.longest == 64
     assert run.curriculum.attempts == 1  # type: ignore[attr-defined]
+
+
+def test_a_run_with_credit_of_segments(exact_model: str, tmp_path: Path) -> None:
+    """Declared columns, resumed to the last bit, cut in any way; with cuts inside segments and unequal shares."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "say {a}", "answer": "{a}"}}\n' for a in ("ab", "ba", "cd", "dc")))
+
+    def build() -> Run:
+        run = recipe(
+            model=exact_model, data=str(rows), reward=("exact_match",), width=5, segment=2, depth=3, credit="segment",
+            share="unlikely", cut="unlikely token", order="any", steps=3, groups=2, max_tokens=6, eval_tasks=0, lr=1e-3,
+        )  # fmt: skip
+        run.on_group[0] = ToyReward()
+        run.sampling = random_ends(run.sampling)
+        return run
+
+    history = check_run(build, tmp_path)
+    assert history[0]["env/leaves"] == 5 and history[0]["env/fallbacks"] > 0

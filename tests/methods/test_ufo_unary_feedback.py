@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from temper.parts.losses import Clip
 from temper.parts.values import GAE, RETURN
 from temper.recipes.ufo_unary_feedback import hidden_numbers
 from temper.recipes.ufo_unary_feedback import ufo_unary_feedback as recipe
+from temper.run import Run
 from temper.tasks.task import Task
+from temper.testing import check_run, random_ends
 from tests.envs.actors import Actor, Guarded, says, seat
 
 TASK = Task("t", "Which?", "B")
@@ -143,6 +146,28 @@ def test_the_methods_settings() -> None:
     assert isinstance(m.on_batch[-1], Whiten)
     group = ufo_unary_feedback(None, critic=False)
     assert [t.name for t in group.terms] == ["policy", "entropy"] and len(group.on_group) == 1
+
+
+def test_a_run_with_a_critic(exact_model: str, tmp_path: Path) -> None:
+    """Declared columns, resumed to the last bit, cut in any way; with the KL in the reward."""
+
+    def build() -> Run:
+        run = recipe(
+            model=exact_model,
+            turns=2,
+            credit="critic",
+            beta=0.1,
+            share=0.5,
+            steps=3,
+            groups=2,
+            attempts=3,
+            eval_tasks=0,
+        )
+        run.sampling = random_ends(run.sampling)
+        return run
+
+    history = check_run(build, tmp_path)
+    assert {"loss/policy", "loss/value", "loss/entropy"} <= set(history[0])
 
 
 def test_evaluation_counts_what_is_solved() -> None:
