@@ -150,7 +150,7 @@ class Attempts {
 
   line(t, mates) {
     const shares = Object.entries(t.rewards), { calls, finish, ...noted } = t.info && typeof t.info === 'object' ? t.info : {};
-    const rest = Object.entries(noted);
+    const rest = Object.entries(Array.isArray(calls) || calls === undefined ? noted : { calls, ...noted });
     return h('div', { class: 'attemptline' }, mates && h('span', { class: 'role', style: { '--c': authorHue(this.group, t.role) } }, this.nameIn(mates, t)),
       h('span', {}, 'reward ', h('b', {}, isNumber(t.reward) ? num(t.reward) : 'none')),
       shares.length > 1 && h('span', {}, shares.map(([k, v]) => `${words(k)} ${num(v)}`).join(', ')),
