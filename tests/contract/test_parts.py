@@ -260,6 +260,7 @@ ENVIRONMENTS: dict[str, Callable[[], Any]] = {
     "shown.Shown": lambda: ENVS["shown.Shown"](SingleTurn(), lambda task, context: "so"),
     "trl.Trl": lambda: ENVS["trl.Trl"](reward_funcs=[lambda completions, **row: [float(len(completions[0]))]]),
     "verifiers.Verifiers": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_verifiers.py"),
+    "tasksets.Taskset": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_tasksets.py"),
     "openenv.OpenEnv": lambda: pytest.skip("needs a server: tests/envs/adapters/test_openenv.py"),
     "bfcl.Bfcl": lambda: pytest.skip("plays tasks of its own: tests/envs/adapters/test_bfcl.py"),
 }
