@@ -26,11 +26,13 @@ from temper.envs.adapters.gymnasium import Gymnasium
 from temper.envs.branching import Branching
 from temper.envs.chat import CONTEXT, TURNS, Chat
 from temper.envs.chunked import Chunked
+from temper.envs.consultation import Consultation, Reply, plain
 from temper.envs.dialogue import Talk
 from temper.envs.games import TextArena
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
 from temper.envs.try_again import TryAgain
+from temper.envs.workflow import Desk, Workflow
 from temper.episode import ENV, Episode, Recorder
 from temper.loop import train
 from temper.models.render import renderer_of
@@ -72,6 +74,12 @@ def call(text: str) -> str:
     return f'Let me see. <tool_call>\n{{"name": "echo", "arguments": {{"text": "{text}"}}}}\n</tool_call>'
 
 
+async def handed_on(task: Task, desk: Desk) -> None:
+    """The coder is shown the task and the plan."""
+    plan = await desk.ask("planner", str(task.prompt))
+    await desk.ask("coder", f"{task.prompt} {plan.text} {HOSTILE}")
+
+
 def short_game(**options: Any) -> TextArena:
     return TextArena(options={"piles": [2, 1]}, **options)
 
@@ -107,6 +115,15 @@ SCENES = {
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
     "script": Scene(lambda: Talk(script=lambda task, lines: f"Really? {HOSTILE}"), says("I think so.", "Yes, ab."), 3),
     "two policies": Scene(lambda: Talk(turns=2), says("What do you mean?", f"Say ab. {HOSTILE[:10]}"), 3),
+    "workflow": Scene(lambda: Workflow(handed_on, lambda calls: [1.0, 0.0]), says(f"Plan {HOSTILE[:10]}", "ab."), 2),
+    "consultation": Scene(
+        lambda: Consultation(lambda task, asked: Reply(f"Yes. {HOSTILE}"), lambda *said: (5.0, 0.0), (4, 4), plain),
+        says("Does it hurt?", "Does it itch?", "Diagnosis: ab"), 3,
+    ),
+    "patient": Scene(
+        lambda: Consultation(None, lambda *said: (5.0, 0.0), (4, 4), plain),
+        says("Does it hurt?", f"Yes. {HOSTILE[:10]}", "Diagnosis: ab"), 3,
+    ),
     "try again": Scene(
         lambda: TryAgain(turns=3, feedback=f"No. {HOSTILE}"), says("It is a.", f"It is b. {HOSTILE[:10]}", "ab"), 3
     ),
