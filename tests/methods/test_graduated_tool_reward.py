@@ -41,7 +41,7 @@ from tests.envs.actors import Actor, seat
 from tests.envs.actors import says as lines
 
 CACHE = trips.cache()
-STEPS = [
+STEPS: list[dict[str, Any]] = [
     {"name": "find", "arguments": {"city": "Kalo"}, "after": []},
     {"name": "rooms", "arguments": {"id": 7, "stars": 4.5}, "after": [0]},
     {"name": "book", "arguments": {"room": "r1"}, "after": [1]},
@@ -53,7 +53,7 @@ def call(name: str, arguments: dict[str, Any], outcome: str = "ok", text: str = 
 
 
 def perfect(n: int, **other: Any) -> Any:
-    return call(STEPS[n]["name"], STEPS[n]["arguments"], turn=n, **other)  # type: ignore[arg-type]
+    return call(STEPS[n]["name"], STEPS[n]["arguments"], turn=n, **other)
 
 
 # one call -------------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_the_strict_check_by_hand(given: Any, wanted: Any, same: bool) -> None:
 # several calls --------------------------------------------------------------------------------------------------------
 
 
-def parts(*calls: Any, oracle: Any = STEPS) -> tuple[float, float]:
+def parts(*calls: Any, oracle: Any = STEPS) -> Any:
     return pytest.approx(atomic(calls, oracle)), pytest.approx(orchestration(calls, oracle))
 
 
@@ -249,7 +249,7 @@ def test_the_reference_plays_in_the_environment() -> None:
 
 def test_questions_by_rule_or_by_a_model() -> None:
     template = Template("w", (Step("find_city"), Step("rooms", (0,), {"id": (0, "data[0].id")})))
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"name": "find_city", "arguments": {"name": "Anna"}, "after": []},
         {"name": "rooms", "arguments": {"id": 7, "n": 2}, "after": [0]},
     ]
