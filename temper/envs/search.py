@@ -7,24 +7,22 @@ control tokens in it harmless. `Research` reads results in full and remembers th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from temper.columns import REWARD, Column
+from temper import streams
 from temper.episode import Completion, Episode, Recorder
 from temper.models.load import turn_ends
 from temper.models.render import Renderer, renderer_of
 from temper.policy import Seat
 from temper.request import Drop
-from temper.rewards.qa import best, set_f1
 from temper.tasks.task import Task
 from temper.tools.search import Document
 
 ACTIONS = ("search", "access", "answer")
 INVALID = ("question", "invalid", "appropriate", "valid")  # words of an answer that rejects the question
 NOTHING, NO_PAGE = "No search results are found.", "No More Information is Found for this URL."
-Score = Callable[[str, str], float]  # (answer, reference) → 0 … 1
 
 
 class Engine(Protocol):
@@ -110,19 +108,19 @@ class Shown(NamedTuple):
 class Research:
     """Search, access and answer; a result is read in full by a call that ends with </think>, a page then shortened.
 
-    Judges itself: the score of the last answer, times 1 if every call was well-formed, else 0. Where the task's
-    info["valid"] says so, the prompt says that there is an answer, and rejecting the question costs `rejected`.
+    Judged by a rewards stage (`temper.rewards.qa.AnswerReward`) from what it notes: said, the last answer; well_formed,
+    the share of calls that were; rejects, whether the answer is that the question has none; valid, whether the prompt
+    said that it has one.
 
     engine    what searches, and opens pages
-    score     of an answer against a reference (of several: the best)
     turns     most calls; longest: most tokens of a call's input and answer (0: the model's limit)
     top       documents that a search brings; document: characters shown of each
     page      characters that are read at once; pages: how many such pieces; short: characters of one that stay
     prompt    {question} and {validity} are filled in; validity: for questions that may be invalid, and that are valid
+    valid     share of tasks whose prompt says that they are, drawn by the task's id; its info["valid"] comes first
     """
 
     engine: Engine
-    score: Score = set_f1
     turns: int = 32
     longest: int = 0
     top: int = 5
@@ -130,11 +128,10 @@ class Research:
     page: int = 25_000
     pages: int = 10
     short: int = 100
-    rejected: float = -0.5
     prompt: str = "{question}"
     validity: tuple[str, str] = ("", "")
+    valid: float = 0.0
     role: str = "solver"
-    writes: tuple[Column, ...] = (REWARD,)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -143,7 +140,8 @@ class Research:
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         seat = roles[self.role]
         render, calls = renderer_of(seat.tokenizer), Calls(seat, Recorder(task), self.longest)
-        valid = bool(task.info.get("valid"))
+        drawn = streams.generator(0, "valid", task.id).random() < self.valid
+        valid = bool(task.info.get("valid", drawn))
         text = self.prompt.format(question=task.messages[-1]["content"], validity=self.validity[valid])
         memory = seat.chat([*task.messages[:-1], {"role": "user", "content": text}])
         unread: list[Shown] = []
@@ -161,7 +159,7 @@ class Research:
             if tagged(said.text, "answer") or calls.over(said):
                 break
             unread += await self._observed(kind, content)
-        return self._judged(task, calls, valid, used)
+        return self._judged(calls, used, valid)
 
     async def _observed(self, kind: str, content: str) -> list[Shown]:
         if kind == "search":
@@ -178,16 +176,13 @@ class Research:
             ]
         return []
 
-    def _judged(self, task: Task, calls: Calls, valid: bool, used: Mapping[str, int]) -> Episode:
+    def _judged(self, calls: Calls, used: Mapping[str, int], valid: bool) -> Episode:
         answers = [a for text in calls.texts for a in tagged(text, "answer")]
         said = answers[-1] if answers else ""
         formed = [well_formed(text) for text in calls.texts]
-        score = best(self.score, said, references(task))
-        rejects = any(word in said for word in INVALID)
-        reward = self.rejected if valid and rejects else score * all(formed)
-        info = {"turns": len(formed), "chains": calls.chains, "score": score, "rejects": float(rejects)}
-        info |= {"well_formed": sum(formed) / max(1, len(formed)), "valid": float(valid), "actions": dict(used)}
-        calls.record.judge(calls.members, role=self.role, reward=float(reward), info=info)
+        info = {"said": said, "turns": len(formed), "chains": calls.chains, "actions": dict(used), "valid": valid}
+        info |= {"well_formed": sum(formed) / max(1, len(formed)), "rejects": any(word in said for word in INVALID)}
+        calls.record.judge(calls.members, role=self.role, info=info)
         return calls.record.episode()
 
 

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from temper import streams
-from temper.columns import REWARD, Column
 from temper.envs.chat import Chat
-from temper.envs.search import Calls, Score, information, references, tagged
+from temper.envs.search import Calls, information, references, tagged
 from temper.episode import Episode, Recorder
 from temper.models.render import renderer_of
 from temper.parts.schedules import Constant, Schedule
 from temper.policy import Seat
-from temper.rewards.qa import bag_f1, best
+from temper.rewards.qa import best
 from temper.tasks.task import Task
 
 
@@ -41,7 +40,8 @@ SIMULATE = (
 class SimulatedSearch:
     """Search (at most `turns` times) and answer, where documents are useful or noisy, by a draw for each search.
 
-    Judges itself: the score of the last answer. An action that is none gets `correction`, and goes on.
+    Judged by a rewards stage (`temper.rewards.qa.AnswerReward`) from what it notes: said, the last answer. An action
+    that is none gets `correction`, and goes on.
 
     simulator  a function of what is asked and its own random stream; None: the policy in the seat "simulator"
     noise      P(noisy) by how often the policy was trained (Policy.version); a task's info["noise"] comes first
@@ -53,12 +53,10 @@ class SimulatedSearch:
     noise: Schedule = field(default_factory=lambda: Constant(0.0))
     turns: int = 5
     top: int = 5
-    score: Score = bag_f1
     longest: int = 0
     prompt: str = "{question}"
     correction: str = "Try again."
     role: str = "solver"
-    writes: tuple[Column, ...] = (REWARD,)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -87,7 +85,7 @@ class SimulatedSearch:
             text = await self._simulated(asked, rng, roles, calls.record)
             leaks.append(best(_holds, text, references(task)) > 0)
             ids += information(render, text, "\n")
-        return self._judged(task, calls, noise, draws, leaks, wrong)
+        return self._judged(calls, noise, draws, leaks, wrong)
 
     def _simulated(
         self, asked: Asked, rng: np.random.Generator, roles: Mapping[str, Seat], record: Recorder
@@ -103,15 +101,13 @@ class SimulatedSearch:
         said = await chat.say()
         return "" if said is None else said.text.replace("\n\n", "\n").split(f"Doc {self.top + 1}")[0].strip()
 
-    def _judged(
-        self, task: Task, calls: Calls, noise: float, draws: Sequence[bool], leaks: Sequence[bool], wrong: int
-    ) -> Episode:
+    def _judged(self, calls: Calls, noise: float, draws: Sequence[bool], leaks: Sequence[bool], wrong: int) -> Episode:
         answers = [a for text in calls.texts for a in tagged(text, "answer")]
-        reward = best(self.score, answers[-1] if answers else "", references(task))
-        info = {"turns": len(calls.texts), "searches": len(draws), "invalid": wrong, "noise": noise}
+        info = {"said": answers[-1] if answers else "", "turns": len(calls.texts), "searches": len(draws)}
+        info |= {"invalid": wrong, "noise": noise}
         if draws:
             info |= {"noisy": sum(draws) / len(draws), "leaked": sum(leaks) / len(leaks)}
-        calls.record.judge(calls.members, role=self.role, reward=float(reward), info=info)
+        calls.record.judge(calls.members, role=self.role, info=info)
         return calls.record.episode()
 
 

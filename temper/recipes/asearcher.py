@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from temper import streams
 from temper.envs.search import Engine
 from temper.errors import UserError
 from temper.methods.environments.asearcher import asearcher as method
+from temper.parts.rewards import Rewards
 from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.cold_start import cold_start as imitate
 from temper.recipes.cold_start import left_by
-from temper.recipes.common import tasks_for, train_on
-from temper.recipes.zerosearch import split
+from temper.recipes.common import train_on
+from temper.recipes.zerosearch import asked
+from temper.rewards.load import Reward, rewards_from
+from temper.rewards.qa import AnswerReward
 from temper.run import Run
 from temper.tasks.knowledge import World, chains
+from temper.tasks.synthesis import synthesise
 from temper.tasks.task import Task
 from temper.tools.search import Search
 
 WORLD = "world"  # bundled: questions about a made-up world, whose pages are the corpus
+SYNTHETIC = "synthetic"  # the same world, questions made hard by temper.tasks.synthesis
 
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
@@ -32,6 +35,7 @@ def asearcher(
     out: Path = Path("runs/asearcher"),
     questions: str = WORLD,
     eval_questions: str | None = None,
+    reward: tuple[str, ...] = (),
     eval_tasks: int = 60,
     corpus: str | None = None,
     hops: tuple[int, ...] = (1,),
@@ -62,8 +66,9 @@ def asearcher(
     """Search, open pages, answer; trained on what weights up to `ahead` updates old did (Gao et al. 2025).
 
     out            directory of the run: RL starts from the model that the cold start leaves there
-    questions      "world" (bundled), a file (JSONL, JSON, Parquet) of questions, or a Hugging Face data set
+    questions      "world" or, harder, "synthetic" (both bundled), a file of questions, or a Hugging Face data set
     eval_questions held-out questions (default: a fifth of the world's, else the last part of questions)
+    reward         FILE.py:function, package.module:function or a bundled name, added up (default: F1 as in the paper)
     eval_tasks     held-out questions
     corpus         a JSONL file of {"title", "text", "url"} to search in (default: the world's pages)
     hops           of the world's questions: 1, 2 or both
@@ -80,7 +85,7 @@ def asearcher(
     decoupled      clip against the learner's log-probs and correct for the sampler's; else clip against the sampler's
     minibatches    optimiser steps on each batch
     ahead          how many updates old the weights that sampled a batch may be
-    cold_start     steps of imitation before RL (0: none), for the bundled world only
+    cold_start     steps of imitation before RL (0: none), for "world" only
     cold_start_lr  its learning rate
     groups         questions in a step
     attempts       episodes of each question, compared with one another
@@ -88,35 +93,28 @@ def asearcher(
     max_tokens     longest call, in tokens
     """
     bundled = questions == WORLD
-    if bundled and eval_questions is None:
-        train, held_out = split(chains(World(), hops))
-    else:
-        train, held_out, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
-    if corpus is None and not bundled:
+    known = chains(World(), hops) if bundled else synthesise(World(), seed) if questions == SYNTHETIC else None
+    train, held_out = asked(known, questions, eval_questions, eval_tasks, seed)
+    if corpus is None and known is None:
         raise UserError("what is searched in? Give --corpus FILE, lines of {title, text, url}")
     engine: Engine = Search(corpus or World().pages(), top=top)
     given = {"turns": turns, "top": top, "document": document, "page": page, "short": short, "explain": explain}
+    given["valid"] = valid
     phases = []
     if cold_start and bundled:
         env = method(Policy(), engine=engine, **given).env
         phases.append(imitate(env, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options))
         model = left_by(out)
     given |= {"whiten": whiten, "clip": clip, "cap": cap, "decoupled": decoupled, "minibatches": minibatches}
+    measured = [replace(t, info={**t.info, "valid": False}) for t in held_out]
+    judges = rewards_from(reward) or [Reward(AnswerReward("set", -0.5), name="f1")]
     rl = train_on(
         lambda policy: method(policy, engine=engine, **given),
-        name="asearcher", train=told(train, valid, seed), held_out=held_out[:eval_tasks], model=model, steps=steps,
+        name="asearcher", train=train, held_out=measured, judges=[Rewards(judges)], model=model, steps=steps,
         groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens, ahead=ahead, seed=seed, **options,
     )  # fmt: skip
     rl.threads = 1 if bundled else 0  # temper-tiny is too small for more
     return [*phases, rl]
-
-
-def told(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
-    """The tasks, a share of which says that the question has an answer."""
-    return [
-        replace(t, info={**t.info, "valid": bool(streams.generator(seed, "valid", t.id).random() <= share)})
-        for t in tasks
-    ]
 
 
 def says(task: Task, context: str) -> str:

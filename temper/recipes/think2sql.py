@@ -13,8 +13,8 @@ from temper.parts.rewards import Rewards
 from temper.recipe import extends
 from temper.recipes.cold_start import cold_start as imitate
 from temper.recipes.cold_start import left_by
-from temper.recipes.common import tasks_for, train_on
-from temper.recipes.zerosearch import split
+from temper.recipes.common import train_on
+from temper.recipes.zerosearch import asked
 from temper.rewards.load import Reward
 from temper.rewards.sql import SqlReward, reasoning_answer, think_answer
 from temper.run import Run
@@ -81,11 +81,9 @@ def think2sql(
     max_tokens        longest answer, in tokens
     """
     bundled = questions == TOYS
-    if bundled and eval_questions is None:
-        train, held_out = split(about_tables())
-    else:
-        found, measured, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
-        train, held_out = rows_as_tasks(found, databases), rows_as_tasks(measured, databases)
+    train, held_out = asked(about_tables() if bundled else None, questions, eval_questions, eval_tasks, seed)
+    train = train if bundled else rows_as_tasks(train, databases)
+    held_out = held_out if bundled and eval_questions is None else rows_as_tasks(held_out, databases)
     phases = []
     if cold_start and bundled:
         phases.append(
@@ -104,7 +102,7 @@ def think2sql(
             policy, clip_low=clip_low, clip_high=clip_high, length=length, filter_truncated=filter_truncated,
             minibatches=minibatches,
         ),
-        name="think2sql", train=train, held_out=held_out[:eval_tasks], judges=[judge], model=model, steps=steps,
+        name="think2sql", train=train, held_out=held_out, judges=[judge], model=model, steps=steps,
         groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens, seed=seed, **options,
     )  # fmt: skip
     policy = rl.roles["solver"]

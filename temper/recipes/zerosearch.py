@@ -21,6 +21,7 @@ from temper.recipes.common import tasks_for, train_on
 from temper.rewards.load import Reward, rewards_from
 from temper.rewards.qa import AnswerReward
 from temper.run import Run
+from temper.tasks.data import load_tasks
 from temper.tasks.knowledge import World, chains, look_up
 from temper.tasks.suites import is_held_out
 from temper.tasks.task import Task
@@ -83,10 +84,7 @@ def zerosearch(
     """
     bundled = questions == WORLD
     world = World()
-    if bundled and eval_questions is None:
-        train, held_out = split(chains(world))
-    else:
-        train, held_out, _ = tasks_for(questions, eval_questions, eval_tasks, seed)
+    train, held_out = asked(chains(world) if bundled else None, questions, eval_questions, eval_tasks, seed)
     if not bundled and simulator == "rules":
         raise UserError("the rules of the simulator know the bundled world only: --simulator self, or a model")
     engine = look_up(world, top) if simulator == "rules" else None
@@ -106,7 +104,7 @@ def zerosearch(
         noise = {"start": noise_start, "end": noise_end, "base": noise_base}
         return method(policy, steps=steps, reference=reference, beta=beta, clip=clip, **noise, **given)
 
-    measured = [noisy(t, eval_noise) for t in held_out[:eval_tasks]]
+    measured = [noisy(t, eval_noise) for t in held_out]
     judges = rewards_from(reward) or [Reward(AnswerReward(), name="f1")]
     rl = train_on(
         make, name="zerosearch", train=train, held_out=measured, judges=[Rewards(judges)], model=model, steps=steps,
@@ -118,10 +116,15 @@ def zerosearch(
     return [*phases, rl]
 
 
-def split(tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """(for training, held out): a fifth of the questions is never trained on."""
-    out = [is_held_out(str(t.prompt)) for t in tasks]
-    return [t for t, o in zip(tasks, out) if not o], [t for t, o in zip(tasks, out) if o]
+def asked(
+    bundled: Sequence[Task] | None, questions: str, eval_questions: str | None, eval_tasks: int, seed: int
+) -> tuple[Sequence[Task], Sequence[Task]]:
+    """(for training, held out): of bundled questions a fifth is never trained on; without them as `tasks_for`."""
+    if bundled is None:
+        return tasks_for(questions, eval_questions, eval_tasks, seed)[:2]
+    out = [is_held_out(str(t.prompt)) for t in bundled]
+    held_out = load_tasks(eval_questions) if eval_questions else [t for t, o in zip(bundled, out) if o]
+    return [t for t, o in zip(bundled, out) if not o], held_out[:eval_tasks]
 
 
 def noisy(task: Task, noise: float) -> Task:

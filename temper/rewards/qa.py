@@ -6,7 +6,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -42,3 +43,22 @@ def _bag(text: str) -> Counter[str]:
 def _set(text: str) -> set[str]:
     text = {"True": "yes", "False": "no"}.get(text, text)
     return set(text.translate(_SPACED).lower().split())
+
+
+@dataclass(frozen=True)
+class AnswerReward:
+    """A reward function where the environment notes `said`, the policy's answer: its score, 0 where a call was malformed.
+
+    score     "bag" (`bag_f1`) or "set" (`set_f1`), against the best of the references
+    rejected  for saying that a question has no answer where the task's `valid` says that it has one, well-formed or not
+    """
+
+    score: Literal["bag", "set"] = "bag"
+    rejected: float | None = None
+
+    def __call__(
+        self, said: str, answer: Any, well_formed: float = 1.0, rejects: bool = False, valid: bool = False
+    ) -> float:
+        if self.rejected is not None and valid and rejects:
+            return self.rejected
+        return best(bag_f1 if self.score == "bag" else set_f1, said, answer) * (well_formed == 1.0)

@@ -6,7 +6,7 @@ which entities one fits, so "supported" and "unique" are computed, not judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -132,6 +132,14 @@ class World:
                 return {n for n, k in self.kind.items() if k == kind and n.startswith(letter)}
             case Both(first, second):
                 return self.denote(first) & self.denote(second)
+
+    def only(self, facts: Iterable[Fact]) -> World:
+        """The world of somebody who knows these facts, and nobody else than they name."""
+        known = World(0)
+        known.facts = {(f.subject, f.relation): f.value for f in facts}
+        mentioned = {n for (s, _), v in known.facts.items() for n in (s, v)}
+        known.kind = {n: k for n, k in self.kind.items() if n in mentioned}
+        return known
 
     def about(self, name: str) -> list[Fact]:
         """What its page says."""

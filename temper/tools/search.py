@@ -1,4 +1,4 @@
-"""Search in a local corpus by BM25 (the package `bm25s`: `pip install 'temper-rl[search]'`), and access to its pages."""
+"""Search in a local corpus by BM25, and access to its pages (package `bm25s`: `pip install 'temper-rl[search]'`)."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Search:
         self.top = min(top, len(self.documents))
         self._index = _index([_words(f"{d.title} {d.text}") for d in self.documents], k1, b)
         self._pages = {d.url: d for d in self.documents if d.url}
+
+    def __len__(self) -> int:
+        return len(self.documents)
 
     @property
     def parameters(self) -> dict[str, Any]:

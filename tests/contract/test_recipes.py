@@ -147,6 +147,7 @@ THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recip
     "trl": {"env": f"{WRITTEN}:Counter", "tool": (f"{WRITTEN}:shout",), "reward_func": (f"{WRITTEN}:seen",)},
     "verifiers": {"env": "verifiers.legacy:ReasoningGymEnv", "args": '{"gym": "gcd"}'},
     "simpletir": {"mask_void": True},
+    "think2sql": {"weights": (0.5, 0.5)},
     "spiral_rae": {"game": "TicTacToe-v0"},
     "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
 }  # fmt: skip

@@ -12,11 +12,14 @@ import torch
 from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
 from temper.columns import REWARD, TOKEN, TRAJECTORY
-from temper.envs.search import NO_PAGE, NOTHING, Calls, Research, action, well_formed
+from temper.envs.search import NO_PAGE, NOTHING, Calls, Research, action, references, well_formed
 from temper.episode import ENV, Episode, Recorder
 from temper.models.tiny import tiny_tokenizer
 from temper.objective import seq_mean_token_mean
+from temper.parts.rewards import Rewards
 from temper.request import Drop
+from temper.rewards.load import Reward
+from temper.rewards.qa import AnswerReward
 from temper.tasks.task import Task
 from temper.tools.search import Access, Document, Search
 from tests.envs.actors import Actor, Guarded, says, seat
@@ -162,10 +165,11 @@ def test_it_ends_with_an_answer_an_end_token_the_turns_or_the_room() -> None:
 # the judge ------------------------------------------------------------------------------------------------------------
 
 
-def judged(*lines: str, valid: bool = False, **options: Any) -> tuple[float | None, Any]:
+def judged(*lines: str, valid: bool = False, answer: Any = "Ann Bob", **options: Any) -> tuple[float, Any]:
     task = Task("t", "Who?", "Ann Bob", info={"valid": valid})
-    trajectory = play(*lines, task=task, **options)[0].trajectories[0]
-    return trajectory.reward, trajectory.info
+    info = play(*lines, task=task, **options)[0].trajectories[0].info
+    kept = {k: info[k] for k in ("said", "well_formed", "rejects")}
+    return AnswerReward("set", -0.5)(answer=answer, valid=valid, **kept), info
 
 
 def test_the_reward_is_the_last_answers_f1_where_every_call_is_well_formed() -> None:
@@ -173,7 +177,7 @@ def test_the_reward_is_the_last_answers_f1_where_every_call_is_well_formed() -> 
     assert judged("<answer>ann, Cid</answer>")[0] == 0.5  # one word of two, on both sides
     assert judged("I do not know")[0] == 0.0
     reward, info = judged("</think></think><search>a</search>", "so</think>", "<answer>Ann Bob</answer>")
-    assert reward == 0.0 and info["score"] == 1.0 and info["well_formed"] == pytest.approx(2 / 3)
+    assert reward == 0.0 and info["said"] == "Ann Bob" and info["well_formed"] == pytest.approx(2 / 3)
 
 
 def test_rejecting_a_question_that_is_valid_costs() -> None:
@@ -184,8 +188,8 @@ def test_rejecting_a_question_that_is_valid_costs() -> None:
 
 
 def test_several_references() -> None:
-    task = Task("t", "Who?", "['Ann', 'Bob']", info={"answer": ["Ann", "Bob"]})
-    assert play("<answer>bob</answer>", task=task)[0].trajectories[0].reward == 1.0
+    assert judged("<answer>bob</answer>", answer=["Ann", "Bob"])[0] == 1.0
+    assert references(Task("t", "Who?", "['Ann']", info={"answer": ["Ann", "Bob"]})) == ["Ann", "Bob"]
 
 
 def test_a_valid_question_has_another_prompt() -> None:
@@ -216,9 +220,11 @@ def test_actions() -> None:
     assert action("<answer>x") == ("", "")
 
 
-def test_batches_hold_the_reward() -> None:
+def test_the_rewards_stage_judges_what_was_noted() -> None:
     e, _, _ = play(*SEARCHES)
-    assert Batch.of([e])[REWARD].tolist() == [1.0]
+    judge = Rewards([Reward(AnswerReward("set", -0.5), name="f1")])
+    assert asyncio.run(judge(Batch.of([e])))[REWARD].tolist() == [1.0]
+    judge.close()
 
 
 # the local engine -----------------------------------------------------------------------------------------------------

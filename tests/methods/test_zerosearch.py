@@ -68,7 +68,7 @@ def test_the_noise_at_the_beginning_the_middle_and_the_end() -> None:
     assert Rising(steps=4, start=0.5, end=0.1)(4) == pytest.approx(0.1)  # it may fall
     with pytest.raises(UserError, match="between 0 and 1"):
         Rising(10, end=1.5)
-    with pytest.raises(UserError, match="above 1"):
+    with pytest.raises(UserError, match="not 1"):
         Rising(10, base=1.0)
 
 

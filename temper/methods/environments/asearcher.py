@@ -2,15 +2,16 @@
 
 Paper: Gao et al., "Beyond Ten Turns: Unlocking Long-Horizon Agentic Search with Large-Scale Asynchronous RL", 2025,
 arXiv 2508.07976; code inclusionAI/ASearcher.
-Hook: env (search, access, answer; results are read in full, pages remembered shortened), advantage, loss (decoupled
-PPO), signal.
+Hook: env (search, access, answer; results are read in full, pages remembered shortened), reward (F1 times 1 if every
+call is well-formed, −0.5 for rejecting a valid question: `AnswerReward("set", -0.5)`), advantage, loss (decoupled PPO),
+signal.
 Claim: QwQ-32B gains 46.7 % (xBench) and 20.8 % (GAIA) Avg@4; calls exceed 40.
 Left out: asynchronous rollout itself. `Run.ahead = 4` samples with weights up to 4 updates old, in a fixed order; whole
 episodes are of one version.
 Deviations: the sheet's "capped at 5" is a mask in the code: tokens with π_prox/π_behaviour above 5 are left out. The
 code whitens advantages over the tokens of the batch after the scale (10) and the bias (−0.5), which cancels both, up to
 its clip at ±20; `whiten=False` shows them. Search results stay in full in later contexts, pages do not. Whether a
-prompt says that its question is valid belongs to the task, so that all attempts at it agree. The prompt is our own.
+prompt says that its question is valid is drawn by the task, once for good. The prompt is our own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE
-from temper.envs.search import Engine, Research, Score
+from temper.envs.search import Engine, Research
 from temper.method import Method
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage, Whiten, unscaled
@@ -28,13 +29,12 @@ from temper.parts.logprobs import old_logp
 from temper.parts.losses import Clip
 from temper.parts.ratios import Cut, TruncatedIS, corrected, mask
 from temper.parts.signals import RewardVaries
-from temper.rewards.qa import set_f1
 
 SLUG = "asearcher"
 TITLE = "ASearcher"
 PAPER = "arXiv 2508.07976"
 FAMILY = "environments"
-HOOKS = ("env", "advantage", "loss", "signal")
+HOOKS = ("env", "reward", "advantage", "loss", "signal")
 RECIPE = "asearcher"
 PROMPT = (
     "Answer the question. Think between <think> and </think> about what you know and what you still need. Search with "
@@ -65,13 +65,13 @@ def asearcher(
     policy: Any,
     *,
     engine: Engine,
-    score: Score = set_f1,
     turns: int = 32,
     top: int = 5,
     document: int = 5000,
     page: int = 25_000,
     short: int = 100,
     explain: bool = True,
+    valid: float = 0.3,
     scale: float = 10.0,
     bias: float = -0.5,
     whiten: bool = True,
@@ -81,8 +81,8 @@ def asearcher(
     decoupled: bool = True,
     minibatches: int = 1,
 ) -> Method:
-    """turns … short, explain (its prompt): see `Research`. cap, cut: of π_prox/π_behaviour; decoupled=False: plain PPO
-    against the sampler's log-probs."""
+    """turns … short, valid, explain (its prompt): see `Research`. cap, cut: of π_prox/π_behaviour; decoupled=False:
+    plain PPO against the sampler's log-probs."""
     prompt = {"prompt": PROMPT, "validity": VALIDITY} if explain else {}
     loss = Clip(clip, clip)
     return Method(
@@ -94,5 +94,5 @@ def asearcher(
         terms=[Term("policy", corrected(loss) if decoupled else loss, per=token_mean)],
         signal=RewardVaries(),
         minibatches=minibatches,
-        env=Research(engine, score, turns, 0, top, document, page, short=short, **prompt),
+        env=Research(engine, turns, 0, top, document, page, short=short, valid=valid, **prompt),
     )

@@ -3,7 +3,7 @@
 Paper: Sun et al., "ZeroSearch: Incentivize the Search Capability of LLMs without Searching", 2025, arXiv 2505.04588;
 code Alibaba-NLP/ZeroSearch.
 Hook: env (the search engine is a simulator: another policy, or rules), curriculum (documents get noisier as training
-goes on), reward (F1 of the last answer, no format term).
+goes on), reward (F1 of the last answer, no format term: `AnswerReward()`).
 Claim: a 7B simulator trains as well as a real engine, a 14B one better.
 Left out: the simulator's own fine-tuning; the warm-up over 95 % of the steps (sic).
 Deviations: the noise of a search is drawn for that search and for its own question. The released batch search pairs the
@@ -16,13 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from temper.envs.search import Score
 from temper.envs.simulated import SimulatedSearch, Simulator
 from temper.errors import UserError
 from temper.method import Method
 from temper.methods.objectives.grpo import grpo
 from temper.objective import Coefficient
-from temper.rewards.qa import bag_f1
 
 SLUG = "zerosearch"
 TITLE = "ZeroSearch"
@@ -53,8 +51,8 @@ class Rising:
     def __post_init__(self) -> None:
         if not (0 <= self.start <= 1 and 0 <= self.end <= 1):
             raise UserError(f"the noise must be between 0 and 1, got {self.start} and {self.end}")
-        if self.base <= 1:
-            raise UserError(f"the base of the rising noise must be above 1, got {self.base}")
+        if self.base <= 0 or self.base == 1:
+            raise UserError(f"the base of the rising noise must be above 0 and not 1, got {self.base}")
 
     def __call__(self, step: int) -> float:
         done = min(step / max(self.steps, 1), 1.0)
@@ -71,7 +69,6 @@ def zerosearch(
     base: float = 4.0,
     turns: int = 5,
     top: int = 5,
-    score: Score = bag_f1,
     explain: bool = True,
     reference: Any = None,
     beta: Coefficient = 1e-3,
@@ -81,5 +78,5 @@ def zerosearch(
 
     explain: the prompt, and what an action that is none gets back, say how to search and answer."""
     texts = {"prompt": PROMPT, "correction": CORRECTION} if explain else {}
-    env = SimulatedSearch(simulator, Rising(steps, start, end, base), turns, top, score, **texts)
+    env = SimulatedSearch(simulator, Rising(steps, start, end, base), turns, top, **texts)
     return replace(grpo(policy, reference=reference, beta=beta, clip=clip), env=env)
