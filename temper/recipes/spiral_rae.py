@@ -30,7 +30,7 @@ from temper.tasks.moves import shown_move
 def spiral_rae(
     game: str = NIM,
     history: bool = False,
-    cold_start: int = 60,
+    cold_start: int = 240,
     baseline: Literal["role", "shared", "none"] = "role",
     decay: float = 0.95,
     gamma: float = 1.0,
@@ -39,10 +39,10 @@ def spiral_rae(
     minibatches: int = 1,
     turns: int = 50,
     model: str = "temper-tiny",
-    steps: int = 60,
+    steps: int = 80,
     groups: int = 1,
     attempts: int = 64,
-    lr: float = 3e-4,
+    lr: float = 5e-4,
     max_tokens: int = 8,
     eval_tasks: int = 200,
     eval_every: int = 0,
@@ -96,7 +96,7 @@ def _with(m: Method, baseline: str) -> Method:
 
 def legal_moves(game: str, see: Callable[[str], str], model: str, steps: int, seed: int) -> Run:
     """Imitate legal moves that are drawn evenly: the format of the game, and nothing about good play."""
-    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(1e-3, 0.0, steps), 10)))
+    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
     m = sft(policy)
     return Run(
         name="legal-moves",

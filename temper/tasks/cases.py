@@ -39,7 +39,7 @@ def patient(task: Task, question: str) -> Reply:
     return Reply("Yes." if named[0] in task.info["symptoms"] else "No.")
 
 
-def verdict(pair: tuple[str, ...]) -> str:
+def verdict(pair: tuple[str, str]) -> str:
     diagnosis, recommendation = ILLNESSES[pair]
     return f"Diagnosis: {diagnosis} Recommendation: {recommendation}"
 
@@ -65,7 +65,7 @@ def shown_consultation(k: int, seed: int, budget: tuple[int, int], thoughts: boo
         if reply.known:
             known[asked] = reply.text == "Yes."
         messages += [_doctor(dressed(question, thoughts)), {"role": "user", "content": shown(reply.text, turn, most)}]
-    fits: Callable[[tuple[str, ...]], bool] = lambda p: all((s in p) == yes for s, yes in known.items())  # noqa: E731
+    fits: Callable[[tuple[str, str]], bool] = lambda p: all((s in p) == yes for s, yes in known.items())  # noqa: E731
     open_ = [p for p in ILLNESSES if fits(p)] if rng.random() < 0.75 else list(ILLNESSES)
     messages.append(_doctor(dressed(verdict(open_[int(rng.integers(len(open_)))]), thoughts)))
     return Task(f"shown/{k}", "", None, "shown consultation", {"messages": messages})

@@ -17,7 +17,7 @@ from temper.models.tiny import tiny_tokenizer
 from temper.request import Drop
 from temper.tasks.cases import SYMPTOMS, case, patient, shown_consultation
 from temper.tasks.task import Task
-from tests.envs.actors import Actor, seat
+from tests.envs.actors import Actor, says, seat
 
 CASE = Task(
     "c", "I am ill and have fever.", info={"symptoms": ["fever", "cough"], "diagnosis": "flu",
@@ -28,10 +28,8 @@ RIGHT = "Diagnosis: flu Recommendation: rest and water"
 
 def consult(*lines: str, patient_says: tuple[str, ...] = (), **options: Any) -> Episode:
     env = Consultation(**{"patient": None if patient_says else patient, "parse": plain, "budget": (5, 5), **options})
-    said = {"doctor": iter(lines), "patient": iter(patient_says)}
-    seats = {
-        r: seat(Actor(tiny_tokenizer(), lambda _, r=r: next(said[r])), r, max_tokens=200) for r in env.roles
-    }  # fmt: skip
+    said = {"doctor": lines, "patient": patient_says}
+    seats = {r: seat(Actor(tiny_tokenizer(), says(*said[r])), r, max_tokens=200) for r in env.roles}
     return asyncio.run(env.play(CASE, seats))
 
 
@@ -150,10 +148,8 @@ def test_demonstrations_keep_to_their_budget_and_show_what_the_environment_shows
         doctor = [m["content"] for m in messages if m["role"] == "assistant"]
         assert len(doctor) <= budget_of((2, 6), case(k)) and doctor[-1].startswith("Diagnosis: ")
         env = Consultation(patient, parse=plain, budget=(2, 6), reminder="")
-        said = iter(doctor)
-        talk = asyncio.run(
-            env.play(case(k), {"doctor": seat(Actor(tiny_tokenizer(), lambda _, said=said: next(said)), "doctor")})
-        )
+        speaker = seat(Actor(tiny_tokenizer(), says(*map(str, doctor))), "doctor")
+        talk = asyncio.run(env.play(case(k), {"doctor": speaker}))
         shown = [t.text for t in talk.turns if t.author == ENV]
         kept = [m["content"] for m in messages if m["role"] == "user"]
         repeats = "You have asked that before."

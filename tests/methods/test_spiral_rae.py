@@ -107,6 +107,13 @@ def test_every_move_counts_the_same() -> None:
     assert PerMove(8)(b, torch.ones(8)).tolist() == pytest.approx([1 / (4 * 8)] * 8)
 
 
+def arena(**options: Any) -> TextArena:
+    """The method's own environment."""
+    env = spiral_rae(None, **options).env
+    assert isinstance(env, TextArena)
+    return env
+
+
 def play(env: TextArena, *words: str, options: dict[str, Any] | None = None) -> Episode:
     spoken = iter(words)
     actors = {r: seat(Actor(tiny_tokenizer(), lambda _: next(spoken)), r) for r in env.roles}
@@ -115,8 +122,7 @@ def play(env: TextArena, *words: str, options: dict[str, Any] | None = None) -> 
 
 @needs_textarena
 def test_an_illegal_move_ends_the_game_and_is_paid_for() -> None:
-    env = spiral_rae(None).env
-    assert isinstance(env, TextArena)
+    env = arena()
     first, second = play(env, "[0 1]", "[1 9]").trajectories
     assert (first.reward, second.reward) == (ILLEGAL[1], ILLEGAL[0])
     assert (first.info["end"], second.info["end"]) == ("won", "illegal move")
@@ -126,15 +132,15 @@ def test_an_illegal_move_ends_the_game_and_is_paid_for() -> None:
 
 @needs_textarena
 def test_a_legal_game_keeps_the_games_own_rewards_and_a_long_one_is_a_draw() -> None:
-    env = spiral_rae(None, see=last_message).env
+    env = arena(see=last_message)
     assert [t.reward for t in play(env, "[0 2]", "[1 1]").trajectories] == [-1.0, 1.0]
-    stopped = spiral_rae(None, turns=1).env
+    stopped = arena(turns=1)
     assert [t.reward for t in play(stopped, "[0 1]", "[0 1]").trajectories] == [0.0, 0.0]
 
 
 @needs_textarena
 def test_each_move_is_a_context_of_its_own_that_shows_what_is_asked_for() -> None:
-    episode = play(spiral_rae(None, see=last_message).env, "[0 1]", "[1 1]", "[0 1]")
+    episode = play(arena(see=last_message), "[0 1]", "[1 1]", "[0 1]")
     shown = [t for t in episode.turns if t.author == "env"]
     assert all(t.parent == -1 for t in shown)
     assert shown[1].text == "Current Pile:\n  pile 0: 1\n  pile 1: 1"
