@@ -23,6 +23,7 @@ from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, LOGP, TOKEN
 from temper.envs.adapters.gymnasium import Gymnasium
+from temper.envs.adapters.trl import Trl
 from temper.envs.branching import Branching
 from temper.envs.chat import CONTEXT, TURNS, Chat
 from temper.envs.chunked import Chunked
@@ -70,6 +71,24 @@ class Code(Echo):
         return Result(f"{code} {HOSTILE}")
 
 
+class Echoing:
+    """The same, as one writes it for TRL."""
+
+    def reset(self, **row: Any) -> str:
+        return f" {HOSTILE}"
+
+    def get_reward(self) -> float:
+        return 1.0
+
+    def echo(self, text: str) -> str:
+        """Say it again.
+
+        Args:
+            text: What to say.
+        """
+        return f"{text[:8]} {HOSTILE}"
+
+
 def call(text: str) -> str:
     return f'Let me see. <tool_call>\n{{"name": "echo", "arguments": {{"text": "{text}"}}}}\n</tool_call>'
 
@@ -113,6 +132,7 @@ SCENES = {
         lambda: ToolUse(Toolbox([Code()]), format="fenced"), says("So\n```python\n6*7\n```\nand 42", "It is ab."), 2
     ),
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
+    "methods": Scene(lambda: Trl(Echoing), says(f"{call('one')} {call('two')}", call("three"), "It is ab."), 3),
     "script": Scene(lambda: Talk(script=lambda task, lines: f"Really? {HOSTILE}"), says("I think so.", "Yes, ab."), 3),
     "two policies": Scene(lambda: Talk(turns=2), says("What do you mean?", f"Say ab. {HOSTILE[:10]}"), 3),
     "workflow": Scene(lambda: Workflow(handed_on, lambda calls: [1.0, 0.0]), says(f"Plan {HOSTILE[:10]}", "ab."), 2),

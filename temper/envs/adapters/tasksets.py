@@ -78,6 +78,8 @@ class Taskset:
         ]
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
+        if "row" not in task.info:
+            raise UserError(f"{task.id} is not one of the task set's own: take them from `tasks`")
         record, row = Recorder(task), int(task.info["row"])
         self._load(row + 1)
         async with self._door.opened(roles[self.role], record) as (session, url, key):

@@ -97,6 +97,8 @@ class Verifiers:
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         record = Recorder(task)
+        if not {"split", "row"} <= set(task.info):
+            raise UserError(f"{task.id} is not one of the environment's own tasks: take them from its `tasks`")
         row = dict(self._rows(str(task.info["split"]))[int(task.info["row"])])
         async with self._door.opened(roles[self.role], record) as (session, url, key):
             try:
