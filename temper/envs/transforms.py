@@ -208,7 +208,7 @@ class Failing:
 class Distractors:
     """Up to `most` further tools, none of which does what a step of the oracle does (found by search).
 
-    pool   task → tools to choose from
+    pool   task → tools to choose from; the search calls them, so that they must not change anything
     depth  calls in a row that the search tries
     """
 

@@ -39,15 +39,16 @@ def covert(
     out: Path = Path("runs/covert"),
     tasks: str = "",
     tools: str = "",
+    distractors: str = "",
     share: float = 0.5,
     extra: int = 2,
     turns: int = 6,
-    calls: int = 2,
+    calls: int = 1,
     cold_start: int = 25,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
-    steps: int = 30,
-    groups: int = 12,
+    steps: int = 20,
+    groups: int = 8,
     attempts: int = 8,
     lr: float = 3e-4,
     max_tokens: int = 48,
@@ -61,6 +62,8 @@ def covert(
     tasks       a file of rows with prompt, answer and oracle = [{"name", "arguments", "after"}] (default: the bundled
                 world, grown from a pool of checked tasks); it may have subject, writes and behaviour
     tools       FILE.py:function, task → the tools that its oracle uses; needed with tasks
+    distractors  FILE.py:function, task → tools of which some are offered besides (the search that keeps out those which
+                solve the task calls them), for tasks of your own
     share       of tasks that each transform is applied to (0: the environment as it is, for comparison)
     extra       most calls beside the oracle's
     turns       most turns that the model takes
@@ -77,7 +80,10 @@ def covert(
     """
     own = bool(tasks or tools)
     train, held_out, found = given(tasks, tools, eval_tasks) if own else bundled(calls, eval_tasks)
-    mixes = {"": Mix(transforms(not own), share), "clean": Mix(), "unseen": UNSEEN}
+    pool: Tools | None = distractors_of
+    if own:
+        pool = reward_from(distractors).function if distractors else None
+    mixes = {"": Mix(transforms(pool), share), "clean": Mix(), "unseen": UNSEEN}
     env, phases = Scenes(found, mixes, ToolUse(turns=turns), seed), []
     if cold_start and not own:
         shown = Scenes(found, {"": Mix(shown_first(), 0.3)}, ToolUse(turns=turns), seed)
@@ -94,10 +100,9 @@ def covert(
     return [*phases, run]
 
 
-def transforms(world: bool) -> tuple[Any, ...]:
-    """Every one; distractors where it is known what they could be."""
-    more = (Distractors(distractors_of),) if world else ()
-    return (*more, Reworded(), Indirect(), Noisy(), Formatted(), Failing())
+def transforms(pool: Tools | None) -> tuple[Any, ...]:
+    """Every one; distractors where there are any to choose from."""
+    return (*((Distractors(pool),) if pool else ()), Reworded(), Indirect(), Noisy(), Formatted(), Failing())
 
 
 def shown_first() -> tuple[Any, ...]:

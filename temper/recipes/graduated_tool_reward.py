@@ -10,7 +10,6 @@ from temper.envs.tools import ToolUse
 from temper.errors import UserError
 from temper.method import Method
 from temper.methods.environments.graduated_tool_reward import graduated_tool_reward as method
-from temper.objective import token_mean
 from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.cold_start import cold_start as imitate
@@ -38,8 +37,8 @@ def graduated_tool_reward(
     cold_start: int = 10,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
-    steps: int = 30,
-    groups: int = 8,
+    steps: int = 20,
+    groups: int = 4,
     attempts: int = 16,
     lr: float = 3e-4,
     max_tokens: int = 40,
@@ -79,7 +78,7 @@ def graduated_tool_reward(
     def make(policy: Policy) -> Method:
         return method(
             policy, env=env, atomic=atomic, orchestration=orchestration, exact=exact, unread=unread, beta=beta,
-            reference=policy.reference() if beta else None, per=token_mean,
+            reference=policy.reference() if beta else None,
         )  # fmt: skip
 
     run = train_on(

@@ -119,6 +119,12 @@ def failed(response: Any) -> bool:
     return isinstance(response, Mapping) and ("error" in response or response.get("status") is False)
 
 
+def succeeded(response: Any) -> bool:
+    """Whether a response can stand in a reference: no error flag, and its data is not empty."""
+    data = response.get("data", response) if isinstance(response, Mapping) else response
+    return not failed(response) and bool(data)
+
+
 @dataclass
 class CachedTools:
     """The tools that a task names (info["functions"], names; the cache's own schemas unless `schemas` has one)."""
@@ -254,7 +260,7 @@ def chain(cache: ApiCache, template: Template, rng: np.random.Generator) -> Call
             return None
         fits = [
             r for r in cache.entries.get(step.function, ())
-            if not failed(r["response"]) and all(normal(r["arguments"].get(a)) == v for a, v in wanted.items())
+            if succeeded(r["response"]) and all(normal(r["arguments"].get(a)) == v for a, v in wanted.items())
         ]  # fmt: skip
         if not fits:
             return None

@@ -128,6 +128,7 @@ BUNDLED = {"data": "products", "out": Path("elsewhere")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     **{(n, "out"): BUNDLED for n in ("retool", "simpletir", "thor", "rstar2-grpo-roc")},
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
+    ("covert", "distractors"): {**COVERT, "distractors": "temper.tasks.toolworld:distractors_of"},
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
     ("graduated-tool-reward", "workflows"): WORKFLOWS,
     ("asearcher", "questions"): SEARCHED, ("asearcher", "eval_questions"): {"eval_questions": SEARCHED["questions"]},

@@ -294,6 +294,12 @@ def test_a_users_tasks_need_their_tools_and_an_oracle(tmp_path: Any) -> None:
     env: Any = run.env
     scene = asyncio.run(env.scene(run.curriculum.next(1)[0].task))
     assert [t.name for t in scene.tools] == ["price"] and len(run.probes[0].tasks) == 2
+    (run,) = recipe(
+        tasks=str(file), tools="temper.tasks.toolworld:tools_of", distractors="temper.tasks.toolworld:distractors_of",
+        share=1.0,
+    )  # fmt: skip
+    env = run.env
+    assert len(asyncio.run(env.scene(run.curriculum.next(1)[0].task)).tools) >= 3
     file.write_text('{"prompt": "?", "answer": "7"}\n')
     with pytest.raises(UserError, match="no oracle"):
         recipe(tasks=str(file), tools="temper.tasks.toolworld:tools_of")

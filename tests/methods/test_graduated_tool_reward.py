@@ -261,6 +261,7 @@ def test_questions_by_rule_or_by_a_model() -> None:
                 {"arguments": {"id": 7, "n": 2}, "response": {"ok": 1}},
                 {"arguments": {"id": 8, "n": 2}, "response": {"ok": 1}},  # of another chain
                 {"arguments": {"id": 7, "n": 3}, "response": {"error": "full"}},  # failed
+                {"arguments": {"id": 7, "n": 4}, "response": {"data": []}},  # empty
             ],
         }
     )
