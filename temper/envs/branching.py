@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from temper import streams
+from temper.envs.budgets import budget, by_weight, evenly, likelihoods
 from temper.envs.chat import NO_LIMIT
 from temper.envs.tree import Node, Tree
 from temper.episode import Episode, Recorder
@@ -47,6 +48,7 @@ class Branching:
     width      leaves; segment: most tokens of one; depth: most segments on a path; branching: forks of a live leaf
     first      first segments are drawn between `branching` and this (0: `branching`)
     longest    most tokens of an answer (0: depth · segment)
+    tokens     sampled in all: once they are spent, leaves grow on and end, but nothing is forked (0: no limit)
     share      of the budget: the same for every live leaf, or more for the unlikely or likely ones
     by         their log-prob over the whole path, its mean over tokens, or over the last segment's; tau: temperature
     cut        where a finished answer is cut back; order: which ones first ("ended": only those, in random order)
@@ -61,6 +63,7 @@ class Branching:
     branching: int = 2
     first: int = 0
     longest: int = 0
+    tokens: int = 0
     share: Share = "even"
     by: Literal["path", "mean", "segment"] = "path"
     tau: float = 1.0
@@ -98,15 +101,17 @@ class Branching:
             ends = {n: self._end(tree, n, limit) for n in grown}
             going = [n for n in grown if not ends[n]]
             finished |= {n: why for n, why in ends.items() if why}
-            live = self._fork(going, len(finished), len(grown) - len(going))
-            if not going and len(finished) < self.width:
-                live = self._back(tree, finished, streams.generator(0, "branching", task.id, *grown[0].ids))
+            left = (self.tokens - tree.tokens) // self.segment if self.tokens else NO_LIMIT
+            live = self._fork(going, len(finished), len(grown) - len(going), left)
+            room = min(self.width - len(finished), left)
+            if not going and room > 0:
+                live = self._back(tree, finished, room, streams.generator(0, "branching", task.id, *grown[0].ids))
                 again += len(live)
         record = Recorder(task)
         stopped = ["stop" if why in ("answer", "eos") else "length" for why in finished.values()]
         turns = tree.record(record, list(finished), stopped)
-        sampled = sum(len(t.ids) for t in record.turns[1:]) / len(finished)
-        shared = {"segments": tree.calls, "fallbacks": again, "leaves": len(finished), "tokens_per_leaf": sampled}
+        n = len(finished)
+        shared = {"segments": tree.calls, "fallbacks": again, "leaves": n, "tokens_per_leaf": tree.tokens / n}
         for mine, why in zip(turns, finished.values()):
             record.judge(mine, role=self.role, info={**shared, "end": {why: 1}})
         return record.episode()
@@ -131,10 +136,11 @@ class Branching:
             return "depth"
         return "repetition" if repeats else ""
 
-    def _fork(self, going: Sequence[Node], finished: int, ended: int) -> list[Node]:
+    def _fork(self, going: Sequence[Node], finished: int, ended: int, left: int = NO_LIMIT) -> list[Node]:
+        """The leaves that live on, each as often as it is continued; `left`: so many segments may still be sampled."""
         if not going:
             return []
-        total = budget(len(going), finished, ended, self.width, self.branching)
+        total = max(len(going), min(left, budget(len(going), finished, ended, self.width, self.branching)))
         if self.share == "even":
             parts = evenly(total, len(going))
         else:
@@ -146,9 +152,9 @@ class Branching:
         logp = node.said.logp if self.by == "segment" else node.logp
         return sum(logp) if self.by == "path" else sum(logp) / len(logp)
 
-    def _back(self, tree: Tree, finished: Mapping[Node, str], rng: np.random.Generator) -> list[Node]:
-        """Where to go on from: finished answers cut back, `branching` children each, until the width is used."""
-        room, live = self.width - len(finished), list[Node]()
+    def _back(self, tree: Tree, finished: Mapping[Node, str], room: int, rng: np.random.Generator) -> list[Node]:
+        """Where to go on from: finished answers cut back, `branching` children each, until there is no room."""
+        live = list[Node]()
         for leaf in self._ordered(finished, rng)[: 1 if self.cut == "start" else room]:
             if len(live) < room:
                 live += [tree.cut(leaf, self._at(leaf, rng))] * min(self.branching, room - len(live))
@@ -178,31 +184,6 @@ class Branching:
             sign = -1.0 if self.cut == "unlikely block" else 1.0
             at = BLOCK * int(rng.choice(len(means), p=likelihoods(sign * np.array(means))))
         return at if math.ceil(at / self.segment) < self.depth else self.segment * (self.depth - 1)
-
-
-def budget(live: int, finished: int, ended: int, width: int, branching: int) -> int:
-    """B = max(n, min(W − F, d·n + d·e)): spans behind n live leaves, when e of the F finished ones ended just now."""
-    return max(live, min(width - finished, branching * (live + ended)))
-
-
-def evenly(total: int, n: int) -> list[int]:
-    """⌊total/n⌋ each, and the remainder to the last."""
-    return [total // n] * (n - 1) + [total // n + total % n]
-
-
-def by_weight(weights: Sequence[float], total: int) -> list[int]:
-    """One each, and the rest in proportion to `weights` (they sum to 1), largest remainders first."""
-    raw = np.asarray(weights) * (total - len(weights))
-    parts = np.floor(raw).astype(int)
-    order = np.argsort(parts - raw, kind="stable")
-    parts[order[: total - len(weights) - int(parts.sum())]] += 1
-    return [int(p) + 1 for p in parts]
-
-
-def likelihoods(x: np.ndarray) -> list[float]:
-    """softmax(x)."""
-    w = np.exp(x - x.max())
-    return [float(v) for v in w / w.sum()]
 
 
 def repetition(text: str, characters: int, times: int) -> bool:

@@ -47,13 +47,13 @@ class Node:
 class Tree:
     """Answers of `seat` to `prompt` that share beginnings.
 
-    root   the node of the empty answer; calls: how many spans were sampled
+    root   the node of the empty answer; calls: how many spans were sampled; tokens: in all of them
     """
 
     def __init__(self, seat: Seat, prompt: Sequence[int]):
         self.seat, self.prompt = seat, tuple(prompt)
         self.root = Node(Completion((), ()))
-        self.calls = 0
+        self.calls = self.tokens = 0
 
     async def extend(self, nodes: Sequence[Node], most: int | Sequence[int]) -> list[Node]:
         """A new span of at most `most` tokens behind each node; a node that is named twice gets two."""
@@ -62,6 +62,7 @@ class Tree:
         said = await asyncio.gather(
             *(self.seat.sample((*self.prompt, *n.ids), max_tokens=k) for n, k in zip(nodes, limits, strict=True))
         )
+        self.tokens += sum(len(s.ids) for s in said)
         return [Node(s, n) for s, n in zip(said, nodes)]
 
     def cut(self, leaf: Node, at: int) -> Node:

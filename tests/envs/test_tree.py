@@ -15,16 +15,8 @@ from temper.backends.base import SamplingParams
 from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, LOGP, TOKEN, TRAJECTORY, TURN_TEXT
-from temper.envs.branching import (
-    BLOCK,
-    Branching,
-    boxed,
-    budget,
-    by_weight,
-    evenly,
-    likelihoods,
-    repetition,
-)
+from temper.envs.branching import BLOCK, Branching, boxed, repetition
+from temper.envs.budgets import budget, by_weight, evenly, likelihoods
 from temper.envs.tree import Node, Tree, split
 from temper.episode import Completion, Episode, Recorder
 from temper.errors import UserError
@@ -167,6 +159,18 @@ def test_the_budget_of_answers_that_ended_goes_to_the_others() -> None:
     assert budget(live=6, finished=10, ended=2, width=16, branching=2) == 6  # no room: each goes on once
     assert budget(live=5, finished=14, ended=0, width=16, branching=2) == 5
     assert budget(live=5, finished=9, ended=0, width=16, branching=2) == 7
+
+
+@pytest.mark.parametrize(
+    "tokens, leaves, segments", [(0, 16, 46), (24, 4, 2 + 4 + 4 + 4 + 4), (4, 2, 10), (200, 16, 46)]
+)
+def test_a_budget_of_tokens_bounds_what_is_forked(tokens: int, leaves: int, segments: int) -> None:
+    """Segments of 4: after 2 + 4 of them 24 tokens are spent, and each leaf goes on alone."""
+    episode, _ = play(Branching(16, 4, 5, 2, tokens=tokens, repeated=(32, 0)), letters)
+    info = episode.trajectories[0].info
+    assert (len(episode.trajectories), info["segments"]) == (leaves, segments) and info["fallbacks"] == 0
+    ended, _ = play(Branching(16, 4, 4, 2, tokens=24), ending(["abc"] * 9))
+    assert len(ended.trajectories) == 2 + 4  # 8 tokens are spent, 4 more segments may be sampled, and then none
 
 
 def test_how_a_budget_is_shared() -> None:
