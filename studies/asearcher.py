@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 from studies.check import Check, Measure, main
-from studies.cold import arm
+from studies.cold import arm, began
 from temper.recipes.asearcher import asearcher
 
-SMALL = {"steps": 14, "eval_tasks": 40, "eval_attempts": 4}
+SMALL = {"steps": 10, "eval_tasks": 25, "eval_attempts": 4}
 ARMS = {
     "decoupled": arm(asearcher, "asearcher", **SMALL),
     "coupled": arm(asearcher, "asearcher", decoupled=False, **SMALL),
-    "cold start": arm(asearcher, "asearcher", **{**SMALL, "steps": 1, "lr": 0.0}),
+    "cold start": began("asearcher", "decoupled"),
 }
 
 CHECK = Check(
@@ -21,8 +21,8 @@ CHECK = Check(
     claim="Fully asynchronous RL over long search episodes: QwQ-32B gains 46.7 % (xBench) and 20.8 % (GAIA) Avg@4 "
     "(arXiv 2508.07976). The sheet's check: with staleness 4, decoupled PPO is at least as good as coupled PPO.",
     setting="temper-tiny in a made-up world: search a name, read what is found, open its page, read it in full, answer "
-    "(five calls, two contexts). All arms begin at a cold start (40 steps of imitation, a quarter of whose notes are "
-    "wrong) and train for 14 steps of 4 questions × 8 episodes with ahead = 4: from step 5 on, every batch is 4 "
+    "(five calls, two contexts). Both arms begin at a cold start (40 steps of imitation, a quarter of whose notes are "
+    "wrong) and train for 10 steps of 4 questions × 8 episodes with ahead = 4: from step 5 on, every batch is 4 "
     "updates old. Coupled: the same clip of 0.4, against the sampler's log-probs. pass@1: held-out questions.",
     arms=ARMS,
     measures=[

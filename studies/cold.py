@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ def arm(recipe: Callable[..., Any], slug: str, **options: Any) -> Arm:
         out = KEPT / slug / "shared"
         _begin(recipe, out)
         return trained(lambda **given: recipe(out=out, **given)[-1], seed, folder, **options)
+
+    return measured
+
+
+def began(slug: str, arm: str) -> Arm:
+    """What an arm of the same seed, measured before, scored where it began: an arm that trains nothing."""
+
+    def measured(seed: int, folder: Path) -> dict[str, float]:
+        found = json.loads((KEPT / slug / f"{arm.replace(' ', '-')}-s{seed}.json").read_text())
+        return {"after/pass@1": found["before/pass@1"]}
 
     return measured
 

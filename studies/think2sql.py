@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from studies.check import Check, Measure, main
-from studies.cold import arm
+from studies.cold import arm, began
 from temper.recipes.think2sql import think2sql
 
-SMALL = {"steps": 12, "eval_attempts": 4}
+SMALL = {"steps": 12, "eval_tasks": 40, "eval_attempts": 4}
 ARMS = {
     "EX": arm(think2sql, "think2sql", **SMALL),
-    "cold start": arm(think2sql, "think2sql", steps=1, lr=0.0, eval_attempts=4),
+    "cold start": began("think2sql", "EX"),
 }
 
 CHECK = Check(
@@ -19,7 +19,7 @@ CHECK = Check(
     title="Think2SQL",
     claim="A 7B model trained by RL on execution rewards is on par with models of 100B and more on BIRD; tuning on "
     "reasoning helps small models (arXiv 2504.15077).",
-    setting="temper-tiny answers questions about four made-up tables with a thought and a query. Both arms begin at a "
+    setting="temper-tiny answers questions about four made-up tables with a thought and a query. RL begins at a "
     "cold start: 60 steps of imitation, a third of whose queries slip. EX: 12 steps of RL (8 questions × 16 answers, "
     "0.85 · EX + 0.15 · format, sequence ratios, the batch's standard deviation). pass@1: held-out questions whose "
     "query brings the reference's rows, in the right format.",

@@ -8,7 +8,7 @@ from studies.check import Check, Measure, main
 from studies.cold import arm
 from temper.recipes.zerosearch import zerosearch
 
-SMALL = {"steps": 20, "eval_tasks": 80, "eval_attempts": 4}
+SMALL = {"steps": 14, "eval_tasks": 50, "eval_attempts": 4}
 ARMS = {
     "rising noise": arm(zerosearch, "zerosearch", noise_end=0.5, **SMALL),
     "no noise": arm(zerosearch, "zerosearch", noise_end=0.0, **SMALL),
@@ -22,7 +22,7 @@ CHECK = Check(
     "robust at P(noisy) = 0.5 than one trained without noise.",
     setting="temper-tiny, a rule-based simulator over a made-up world, one-hop questions. A useful document states the "
     "fact that was asked for, a noisy one says something else about its subject. Both arms begin at a cold start (100 "
-    "steps of imitation at P = 0.5, half of whose noisy documents are searched for again) and train for 20 steps of "
+    "steps of imitation at P = 0.5, half of whose noisy documents are searched for again) and train for 14 steps of "
     "8 questions × 8 episodes by GRPO without KL. pass@1: held-out questions at P(noisy) = 0.5.",
     arms=ARMS,
     measures=[Measure("after/pass@1", "rising noise", "no noise", "pass@1 at P(noisy) = 0.5")],

@@ -47,6 +47,7 @@ class Actor:
     words: Words
     context: int = 10_000
     model: str = "actor"
+    version: int = 0
     latency: float = 0.0
     module: Any = None  # where there is one, log-probs are its own
     asked: list[tuple[int, ...]] = field(default_factory=list)

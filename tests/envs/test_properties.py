@@ -30,6 +30,8 @@ from temper.envs.chunked import Chunked
 from temper.envs.consultation import Consultation, Reply, plain
 from temper.envs.dialogue import Talk
 from temper.envs.games import TextArena
+from temper.envs.search import Research
+from temper.envs.simulated import SimulatedSearch
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
 from temper.envs.try_again import TryAgain
@@ -44,6 +46,7 @@ from temper.request import Drop, Env
 from temper.run import Run
 from temper.tasks.task import Task
 from temper.tools.base import Fault, Result, Toolbox
+from temper.tools.search import Document
 from tests.envs.actors import Actor, Guarded, Words, says, seat
 from tests.models import builders
 from tests.seams import toys
@@ -87,6 +90,16 @@ class Echoing:
             text: What to say.
         """
         return f"{text[:8]} {HOSTILE}"
+
+
+class Hostile:
+    """A search engine with one document."""
+
+    async def search(self, query: str, top: int = 0) -> list[Document]:
+        return [Document("One", HOSTILE, "u")]
+
+    async def access(self, url: str) -> str:
+        return f"page {HOSTILE}"
 
 
 def call(text: str) -> str:
@@ -149,6 +162,14 @@ SCENES = {
     ),
     "tree": Scene(lambda: Branching(2, 200, 1, 2), says("I think so.", "It is ab."), 2),
     "chunks": Scene(lambda: Chunked(200, 8, 2, 3), says("It is ab."), 1),
+    "research": Scene(
+        lambda: Research(Hostile(), page=90, short=9),
+        says("<search>a</search> +", "so</think> +", "<access>u</access> +", "on</think> +", "<answer>ab</answer> +"), 5,
+    ),
+    "simulated search": Scene(
+        lambda: SimulatedSearch(lambda asked, rng: f"Doc 1: {HOSTILE}"),
+        says("<search>ab</search> +", "<search>b</search> +", "<answer>ab</answer> +"), 3,
+    ),
     "game": Scene(lambda: short_game(), says("I take [0 1]", "[5 5]", "now [1 1]", "so [0 1]"), 4),
     "fresh contexts": Scene(lambda: short_game(fresh=True), says("I take [0 1]", "now [1 1]", "[0 1]!"), 3, False),
     "walk": Scene(lambda: lake(), says("I go down.", "well, jump", "go right", "[0 1]"), 3),

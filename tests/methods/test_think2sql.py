@@ -256,12 +256,14 @@ def test_rows_of_bird_are_tasks(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "shop" / "shop.sqlite") as made:
         made.executescript(DB)
     row = {"question": "How many?", "evidence": "t holds all", "SQL": "SELECT count(*) FROM t", "db_id": "shop"}
-    lines = [row] * 10 + [{**row, "db": str(tmp_path / "shop" / "shop.sqlite")}]
+    spider = {"question": "How many?", "query": "SELECT count(*) FROM t", "db_id": "shop"}
+    lines = [row] * 9 + [{**row, "db": str(tmp_path / "shop" / "shop.sqlite")}, spider]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     (run,) = recipe(questions=str(tmp_path / "rows.jsonl"), databases=tmp_path, eval_tasks=2)
     task = run.curriculum.tasks[0]  # type: ignore[attr-defined]
     assert "CREATE TABLE t (a INT, b TEXT)" in task.prompt and "t holds all" in task.prompt
-    assert SqlReward()("<answer>SELECT 5</answer>", task.answer, task.info["db"]) == 1.0
+    for t in (task, run.probes[0].tasks[-1]):
+        assert SqlReward()("<answer>SELECT 5</answer>", str(t.answer), t.info["db"]) == 1.0
     with pytest.raises(UserError, match="the database of task"):
         rows_as_tasks([Task("x", "?", info={**row, "db_id": "other"})], tmp_path)
     with pytest.raises(UserError, match="needs a reference"):

@@ -46,8 +46,7 @@ def play(
     *lines: str, task: Task = TASK, who: object = 0, version: int = 0, **options: Any
 ) -> tuple[Episode, Actor, Any]:
     words = speaks(*(f"{line} +" if line.endswith(">") else line for line in lines))  # an actor stops before its end
-    actor = Actor(Guarded(tiny_tokenizer()), words)
-    actor.version = version  # type: ignore[attr-defined]
+    actor = Actor(Guarded(tiny_tokenizer()), words, version=version)
     told = options.pop("told", None) or Told()
     env = SimulatedSearch(told, **options)
     return asyncio.run(env.play(task, {"solver": seat(actor, who=who)})), actor, told
@@ -126,7 +125,6 @@ def test_results_stand_in_the_text_and_mixed_actions_stay_with_their_question() 
 def test_an_unknown_action_is_corrected_and_goes_on() -> None:
     words = {0: "let me think" * 9, 1: "<search>a</search> +", 2: "<answer>Ann Bob</answer> +"}
     actor = Actor(tiny_tokenizer(), lambda n: words[n])
-    actor.version = 0  # type: ignore[attr-defined]
     env = SimulatedSearch(Told(), correction=CORRECTION)
     e = asyncio.run(env.play(TASK, {"solver": seat(actor, max_tokens=30)}))  # cut off: no end token
     assert CORRECTION in actor.raw.decode(actor.asked[1])
@@ -157,7 +155,6 @@ def test_the_leak_rate_is_of_searches() -> None:
 
 def test_a_policy_plays_the_engine_in_a_seat_of_its_own_and_is_not_trained() -> None:
     solver = Actor(tiny_tokenizer(), speaks("<search>a</search> +", "<answer>Ann Bob</answer> +"))
-    solver.version = 0  # type: ignore[attr-defined]
     engine = Actor(tiny_tokenizer(), speaks("Doc 1: one\n\nDoc 2: two\nDoc 3: three"))
     env = SimulatedSearch(None, Constant(1.0), top=2)
     assert env.roles == ("solver", "simulator")
