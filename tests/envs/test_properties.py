@@ -164,7 +164,7 @@ SCENES = {
     "chunks": Scene(lambda: Chunked(200, 8, 2, 3), says("It is ab."), 1),
     "research": Scene(
         lambda: Research(Hostile(), page=90, short=9),
-        says("<search>a</search> +", "so</think> +", "<access>u</access> +", "on</think> +", "<answer>ab</answer> +"), 5,
+        says("<search>a</search> +", "so</think> +", "<access>u</access> +", "on</think> +", "<answer>b</answer> +"), 5,
     ),
     "simulated search": Scene(
         lambda: SimulatedSearch(lambda asked, rng: f"Doc 1: {HOSTILE}"),
