@@ -20,6 +20,7 @@ def treepo(
     depth: int = 16,
     branching: int = 2,
     first: int = 0,
+    tokens: int = 0,
     share: Share = "even",
     tau: float = 1.0,
     cut: Cut = "random",
@@ -42,6 +43,7 @@ def treepo(
     width        answers of a tree, compared with one another
     segment      tokens of a segment (the paper: 512); depth: most segments of an answer (14)
     branching    forks behind a segment; first: up to so many first segments, at random (0: as branching; the paper: 8)
+    tokens       sampled for a tree beyond which nothing is forked (0: no limit)
     share        of forks: even, or more behind unlikely or likely beginnings; tau: how even
     cut          where finished answers are cut back when the tree is too narrow; order: which of them first
     credit       against the mean of every subtree, or segment by segment
@@ -54,8 +56,9 @@ def treepo(
     max_tokens   longest answer, in tokens
     """
     tree = Branching(
-        width, segment, depth, branching, first, min(max_tokens, depth * segment), share, tau=tau, cut=cut, order=order
-    )
+        width, segment, depth, branching, first, min(max_tokens, depth * segment), tokens, share, tau=tau, cut=cut,
+        order=order,
+    )  # fmt: skip
     run = post_train(
         lambda policy: method(
             policy, tree=tree, credit=credit, weigh=weigh, drop_silent=drop_silent, clip_low=clip_low,
