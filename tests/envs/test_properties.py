@@ -30,10 +30,12 @@ from temper.envs.chunked import Chunked
 from temper.envs.consultation import Consultation, Reply, plain
 from temper.envs.dialogue import Talk
 from temper.envs.games import TextArena
+from temper.envs.scenes import Mix, Scenes
 from temper.envs.search import Research
 from temper.envs.simulated import SimulatedSearch
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
+from temper.envs.transforms import Formatted, Noisy, Reworded
 from temper.envs.try_again import TryAgain
 from temper.envs.workflow import Desk, Workflow
 from temper.episode import ENV, Episode, Recorder
@@ -143,6 +145,10 @@ SCENES = {
     ),
     "python blocks": Scene(
         lambda: ToolUse(Toolbox([Code()]), format="fenced"), says("So\n```python\n6*7\n```\nand 42", "It is ab."), 2
+    ),
+    "transformed tools": Scene(
+        lambda: Scenes(lambda task: [Echo()], {"": Mix((Noisy(), Formatted(), Reworded()))}, ToolUse(turns=5)),
+        says(call("one"), call("two"), "It is ab."), 3,
     ),
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
     "methods": Scene(lambda: Trl(Echoing), says(f"{call('one')} {call('two')}", call("three"), "It is ab."), 3),
