@@ -9,6 +9,7 @@ from typing import Any
 from temper.backends.base import AdamW
 from temper.envs.consultation import Consultation, plain, tagged
 from temper.envs.conversations import Conversations, demonstrated
+from temper.errors import UserError
 from temper.methods.environments.doctoragent_rl import doctoragent_rl as method
 from temper.methods.objectives.sft import sft
 from temper.objective import Update
@@ -19,7 +20,10 @@ from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
 from temper.run import Run
-from temper.tasks.cases import case, patient, shown_consultation
+from temper.tasks.cases import case, shown_consultation
+from temper.tasks.cases import patient as scripted
+from temper.tasks.data import load_tasks
+from temper.tasks.task import Task
 
 OWN = ("method", "name", "train", "held_out", "judges", "env")
 
@@ -28,6 +32,8 @@ OWN = ("method", "name", "train", "held_out", "judges", "env")
 def doctoragent_rl(
     fewest: int = 2,
     most: int = 6,
+    cases: str = "",
+    patient: str = "",
     thoughts: bool = False,
     cold_start: int = 80,
     clip_low: float = 0.2,
@@ -51,6 +57,8 @@ def doctoragent_rl(
 
     fewest        turns that a doctor may have
     most          turns that a doctor may have (the same as fewest: a fixed budget; the release: 10)
+    cases         a file of cases (prompt, case, diagnosis, recommendation) instead; the last fifth is held out
+    patient       model of the patient, which stays as it is (else a script, that knows twenty questions only)
     thoughts      ask for <think>…</think><answer>…</answer>, as released
     cold_start    steps of a first phase that imitates a doctor who asks at random (0: none)
     clip_low      range of the probability ratio below 1
@@ -65,17 +73,39 @@ def doctoragent_rl(
     eval_attempts consultations of each of them
     out           directory of the run: the second phase finds there what the first one learned
     """
+    train, held_out = real(cases, patient, eval_tasks) if cases or patient else toy(seed, eval_tasks)
+    cold_start = 0 if cases else cold_start
     start = str(Path(out) / "1-consultations" / "checkpoints" / "latest" / "model") if cold_start else model
-    env = Consultation(patient, budget=(fewest, most), parse=tagged if thoughts else plain, reminder="")
-    held_out = [case(k, seed=1_000_000) for k in range(eval_tasks)]
+    form: dict[str, Any] = {"budget": (fewest, most), "parse": tagged if thoughts else plain}
+    env = Consultation(**form) if cases else Consultation(scripted, reminder="", **form)
     run = train_on(
         partial(method, env=env, clip_low=clip_low, clip_high=clip_high, entropy=entropy, minibatches=minibatches),
-        name="doctoragent-rl", train=[case(k, seed) for k in range(4000)], model=start, steps=steps, groups=groups,
+        name="doctoragent-rl", train=train, model=start, steps=steps, groups=groups,
         attempts=attempts, lr=lr, max_tokens=max_tokens, eval_attempts=1, eval_every=0, seed=seed, **options,
     )  # fmt: skip
     run.probes.append(Noted(held_out, eval_attempts, eval_every))
-    run.threads = 1  # the model is too small for more
+    if patient:
+        run.roles = {**run.roles, "patient": Policy("patient", patient, trainable=False)}
+        run.updates[0].roles = ("doctor",)
+    run.threads = 0 if cases else 1  # the bundled model is too small for more
     return [consultations(model, cold_start, (fewest, most), thoughts, seed), run] if cold_start else run
+
+
+def toy(seed: int, eval_tasks: int) -> tuple[list[Task], list[Task]]:
+    """(for training, held out): twenty questions."""
+    return [case(k, seed) for k in range(4000)], [case(k, seed=1_000_000) for k in range(eval_tasks)]
+
+
+def real(cases: str, patient: str, eval_tasks: int) -> tuple[list[Task], list[Task]]:
+    """(for training, held out) of a file."""
+    if not cases or not patient:
+        raise UserError("--cases and --patient belong together: a script knows no other cases, and a model needs some")
+    tasks = list(load_tasks(cases))
+    for key in ("case", "diagnosis", "recommendation"):
+        if bare := next((t for t in tasks if not t.info.get(key)), None):
+            raise UserError(f"{cases}: task {bare.id!r} has no {key!r}")
+    cut = len(tasks) - max(1, min(eval_tasks, len(tasks) // 5))
+    return tasks[:cut], tasks[cut:]
 
 
 def consultations(model: str, steps: int, budget: tuple[int, int], thoughts: bool, seed: int) -> Run:

@@ -39,7 +39,7 @@ def spiral_rae(
     minibatches: int = 1,
     turns: int = 50,
     model: str = "temper-tiny",
-    steps: int = 80,
+    steps: int = 60,
     groups: int = 1,
     attempts: int = 64,
     lr: float = 5e-4,

@@ -120,6 +120,7 @@ TEXTS: dict[str, Any] = {  # another value for options whose type does not tell 
 }  # fmt: skip
 FILES = Path(__file__).parent / "files"
 COVERT = {"tasks": str(FILES / "oracles.jsonl"), "tools": "temper.tasks.toolworld:tools_of"}
+CASES = {"cases": str(FILES / "cases.jsonl"), "patient": "temper-tiny"}
 CHAINS = {"cache": str(FILES / "cache.json"), "tasks": str(FILES / "chains.jsonl")}
 WORKFLOWS = {"cache": CHAINS["cache"], "workflows": str(FILES / "workflows.json")}
 QUESTIONS = {"questions": str(FILES / "questions.jsonl"), "eval_tasks": 1, "reward": ("exact_match",)}
@@ -127,6 +128,8 @@ SEARCHED = {**QUESTIONS, "corpus": str(FILES / "corpus.jsonl")}
 BUNDLED = {"data": "products", "out": Path("elsewhere")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     **{(n, "out"): BUNDLED for n in ("retool", "simpletir", "thor", "rstar2-grpo-roc")},
+    ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
+    ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
     ("covert", "distractors"): {**COVERT, "distractors": "temper.tasks.toolworld:distractors_of"},
     ("graduated-tool-reward", "cache"): CHAINS, ("graduated-tool-reward", "tasks"): CHAINS,
@@ -150,6 +153,7 @@ THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recip
     "simpletir": {"mask_void": True},
     "think2sql": {"weights": (0.5, 0.5)},
     "spiral_rae": {"game": "TicTacToe-v0"},
+    "unitymas_o": {"code": str(FILES / "programs.jsonl")},
     "gymnasium": {"env": "CliffWalking-v1", "args": '{"is_slippery": true}', "prompt": "Go.", "names": tuple("abcd")},
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from temper.episode import ENV, Episode
 from temper.errors import UserError
 from temper.methods.environments.doctoragent_rl import doctoragent_rl
 from temper.models.tiny import tiny_tokenizer
+from temper.recipes.doctoragent_rl import doctoragent_rl as doctor_recipe
 from temper.request import Drop
+from temper.run import Run
 from temper.tasks.cases import SYMPTOMS, case, patient, shown_consultation
 from temper.tasks.task import Task
 from tests.envs.actors import Actor, says, seat
@@ -154,3 +157,15 @@ def test_demonstrations_keep_to_their_budget_and_show_what_the_environment_shows
         kept = [m["content"] for m in messages if m["role"] == "user"]
         repeats = "You have asked that before."
         assert len(shown) == len(kept) and all(a == b or repeats in a for a, b in zip(shown, kept))
+
+
+def test_a_recipe_takes_other_cases_with_a_patient_that_is_a_model(tmp_path: Path) -> None:
+    rows = tmp_path / "cases.jsonl"
+    rows.write_text('{"prompt": "It hurts.", "case": "Since Monday.", "diagnosis": "d", "recommendation": "r"}\n' * 6)
+    run = doctor_recipe(cases=str(rows), patient="temper-tiny", steps=1)
+    assert isinstance(run, Run) and not run.roles["patient"].trainable and run.updates[0].roles == ("doctor",)
+    with pytest.raises(UserError, match="belong together"):
+        doctor_recipe(cases=str(rows))
+    rows.write_text('{"prompt": "It hurts.", "diagnosis": "d"}\n')
+    with pytest.raises(UserError, match="no 'case'"):
+        doctor_recipe(cases=str(rows), patient="temper-tiny")

@@ -25,6 +25,7 @@ from temper.objective import Update
 from temper.parts.advantages import Advantage, Whiten
 from temper.parts.roles import ForRoles
 from temper.recipes.unitymas_o import halves, is_number, pair
+from temper.recipes.unitymas_o import unitymas_o as unitymas_o_recipe
 from temper.request import Drop
 from temper.run import Run
 from temper.tasks.task import Task
@@ -271,3 +272,32 @@ def test_text_beside_the_tags_is_a_wrong_form_and_code_is_read_all_the_same(exec
     }  # fmt: skip
     planner, coder = played(ReflectiveCode(executor, reflective_code), words, DOUBLE).trajectories
     assert (planner.reward, coder.reward) == (0.0, 0.0) and coder.rewards == {"task": 1.0, "format": -1.0}
+
+
+# the recipe -----------------------------------------------------------------------------------------------------------
+
+
+def mapping(**options: Any) -> tuple[dict[str, str], list[tuple[str, Any]]]:
+    """(role → policy, (policy, roles) of the updates)."""
+    run = unitymas_o_recipe(steps=1, **options)
+    return {r: p.name for r, p in run.roles.items()}, [(u.policy.name, u.roles) for u in run.updates]
+
+
+def test_roles_share_a_policy_or_have_their_own() -> None:
+    assert mapping() == ({"planner": "policy", "coder": "policy"}, [("policy", None)])
+    assert mapping(policies="separate") == (
+        {"planner": "planner", "coder": "coder"},
+        [("planner", ("planner",)), ("coder", ("coder",))],
+    )
+    assert mapping(policies="frozen") == ({"planner": "planner", "coder": "policy"}, [("policy", ("coder",))])
+
+
+def test_programs_have_three_roles_and_need_tests(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Write f.", "tests": [["f(1)", "1"]]}\n' * 5)
+    roles, updates = mapping(code=str(rows), policies="separate")
+    assert set(roles) == {"planner", "coder", "reflector"} and len(updates) == 3
+    assert len(mapping(code=str(rows), policies="frozen")[1]) == 1
+    rows.write_text('{"prompt": "Write f."}\n')
+    with pytest.raises(UserError, match="no tests"):
+        mapping(code=str(rows))
