@@ -77,13 +77,17 @@ class Worker:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
+        def deliver(end: tuple[Any, BaseException | None]) -> None:
+            if not over.done():
+                over.set_result(end)
+
         def work() -> None:
             try:
                 end: tuple[Any, BaseException | None] = function(), None
             except BaseException as error:
                 end = None, error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(lambda: over.done() or over.set_result(end))
+                loop.call_soon_threadsafe(deliver, end)
 
         self._calls.put(work)
         try:

@@ -62,7 +62,8 @@ class Taskset:
             raise UserError(f"an episode needs time and a place, got {self.timeout} s and {self.episodes} episodes")
         self._env = load(self.id, self.config, self.harness, self.env)
         self._left, self._known = iter(self._env.taskset), list[Any]()
-        self._beside, self._door, self._serving = Beside("taskset"), Door(self.episodes), None
+        self._beside, self._door = Beside("taskset"), Door(self.episodes)
+        self._serving: Any = None  # loop, whether it is up, what stops it, and its task
         self._keys = itertools.count()
 
     @property
@@ -83,7 +84,7 @@ class Taskset:
         record, row = Recorder(task), int(task.info["row"])
         self._load(row + 1)
         async with self._door.opened(roles[self.role], record) as (session, url, key):
-            outcome, reward, shares, info = "ok", None, {}, {}
+            reward, shares, info = None, dict[str, float](), dict[str, Any]()
             try:
                 episode = await self._beside.run(lambda: self._episode(self._known[row], url, key), self.timeout)
             except Late:

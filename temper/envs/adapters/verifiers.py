@@ -73,7 +73,8 @@ class Verifiers:
             raise UserError(f"{self.name} scores a task's rollouts together; Temper plays and judges each by itself")
         for rubric in _rubrics(self._env):
             rubric.funcs[:] = [_watched(f) for f in rubric.funcs]
-        self._beside, self._door, self._client, self._told = Beside("verifiers"), Door(self.rollouts), None, False
+        self._beside, self._door, self._told = Beside("verifiers"), Door(self.rollouts), False
+        self._client: Any = None  # with the loop that it belongs to
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -131,7 +132,8 @@ class Verifiers:
             self._client = loop, AsyncOpenAI(api_key="-", base_url=url, max_retries=0, timeout=None, http_client=near)
         client = OpenAIChatCompletionsClient(self._client[1].with_options(api_key=key))
         wanted = {k: v for k, v in self._env.sampling_args.items() if k in ("max_tokens", "stop")}
-        _judges.set(failed := [])
+        failed: list[str] = []
+        _judges.set(failed)
         return dict(await self._env.run_rollout(row, client, "policy", wanted)), failed
 
     def _judge(self, record: Recorder, session: Recording, out: dict[str, Any], failed: list[str]) -> None:
