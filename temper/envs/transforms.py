@@ -43,6 +43,7 @@ class Wrapped:
         self.cacheable = not failures and getattr(tool, "cacheable", True)
         self.own_deadline = getattr(tool, "own_deadline", False)
         self.left = failures
+        self.owned = False  # whether the tool ends with this one
 
     async def __call__(self, **arguments: Any) -> Result:
         if self.left:
@@ -54,10 +55,12 @@ class Wrapped:
 
     def fresh(self) -> Wrapped:
         inner = self.tool.fresh() if hasattr(self.tool, "fresh") else self.tool
-        return Wrapped(inner, self.change, self.failures, self.error)
+        new = Wrapped(inner, self.change, self.failures, self.error)
+        new.owned = inner is not self.tool
+        return new
 
     def close(self) -> Any:
-        return self.tool.close() if hasattr(self.tool, "close") else None
+        return self.tool.close() if self.owned and hasattr(self.tool, "close") else None
 
 
 def _with_tools(scene: Scene, names: set[str], wrap: Callable[[Tool], Wrapped]) -> Scene:

@@ -22,6 +22,7 @@ from temper.recipes.covert import UNSEEN
 from temper.recipes.covert import covert as recipe
 from temper.tasks.task import Task
 from temper.tasks.toolworld import DOMAINS, Draft, World, distractors_of, function, grow, grown, tools_of, validate
+from temper.tools.base import Result
 from tests.envs.actors import Actor, says, seat
 
 TASKS = grow(24, seed=5, longest=3)
@@ -131,6 +132,38 @@ def test_failures_fit_into_the_turns_and_come_anew_in_each_episode() -> None:
     runs = [asyncio.run(replay(scene)) for _ in range(2)]
     assert 3 < scene.needs <= 6 and len(runs[0].calls) == scene.needs - 1 and runs[0] == runs[1]
     assert {c["outcome"] for c in runs[0].calls} == {"ok", "tool error"}
+
+
+class Counting:
+    """A tool with state of its own in each episode, or one that is shared."""
+
+    name, description = "price", "Price of this item."
+    parameters = {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]}  # noqa: RUF012
+
+    def __init__(self, log: list[str], shared: bool):
+        self.log, self.calls = log, 0
+        if not shared:
+            self.fresh = lambda: Counting(log, False)
+
+    async def __call__(self, item: str) -> Result:
+        self.calls += 1
+        return Result(str(self.calls))
+
+    async def close(self) -> None:
+        self.log.append("closed")
+
+
+def test_state_of_a_tool_ends_with_its_episode_and_what_is_shared_does_not() -> None:
+    oracle = [{"name": "price", "arguments": {"item": "lamp"}, "after": []}] * 2
+    for shared in (False, True):
+        log: list[str] = []
+        tool = Counting(log, shared)
+        env = Scenes(lambda task, t=tool: [t], {"": Mix((Noisy(("x",), 1), Failing(), Formatted(("field",))))})  # type: ignore[misc]
+        scene = asyncio.run(env.scene(Task("t", "?", "2", info={"oracle": oracle})))
+        runs = [asyncio.run(replay(scene)) for _ in range(2)]
+        last = [r.calls[-1]["text"] for r in runs]
+        assert [sum(c.isdigit() for c in text) for text in last] == [1, 1] and all(r.answer for r in runs)
+        assert ["2" in text for text in last] == [True, not shared] and len(log) == (0 if shared else 2)
 
 
 # distractors ----------------------------------------------------------------------------------------------------------
