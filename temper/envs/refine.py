@@ -54,8 +54,8 @@ class Refine:
     room: int = 512
     rank: Callable[[Sequence[Completion]], list[float]] = likelihood
     shown: Callable[[str], str] = final_part
-    shape: str = "Drafts: {workspace}\n\n{question}"
-    ask: str = "Summarise what these drafts agree on, and where they differ.\n\n{workspace}\n\n{question}"
+    shape: str = "{question}\n\nDrafts: {workspace}"
+    ask: str = "{question}\n\nDrafts: {workspace}\n\nSummarise what they agree on, and where they differ."
     train_drafts: bool = False
     role: str = "solver"
 

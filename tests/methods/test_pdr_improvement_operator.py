@@ -44,7 +44,7 @@ def play(env: Refine, *texts: str, task: Task = TASK) -> tuple[Episode, list[str
 
 def test_drafts_a_workspace_and_a_refinement() -> None:
     episode, asked = play(Refine((3,)), "2", "<think>hm</think>3", "2", "<think>two say so</think>2")
-    assert asked == ["1+1?"] * 3 + ["Drafts: 2; 3; 2\n\n1+1?"]  # of the drafts: their final parts
+    assert asked == ["1+1?"] * 3 + ["1+1?\n\nDrafts: 2; 3; 2"]  # of the drafts: their final parts
     (only,) = episode.trajectories
     assert only.group == "" and [episode.turns[u].text for u in only.turns] == [asked[3], "<think>two say so</think>2"]
     assert [t.parent for t in episode.turns] == [-1, 0, -1, 2, -1, 4, -1, 6]  # contexts of their own
@@ -54,7 +54,7 @@ def test_drafts_a_workspace_and_a_refinement() -> None:
 
 def test_a_workspace_is_made_anew_from_each_round() -> None:
     _, asked = play(Refine((2, 2)), "a", "b", "c", "d", "e")
-    assert asked == ["1+1?"] * 2 + ["Drafts: a; b\n\n1+1?"] * 2 + ["Drafts: c; d\n\n1+1?"]
+    assert asked == ["1+1?"] * 2 + ["1+1?\n\nDrafts: a; b"] * 2 + ["1+1?\n\nDrafts: c; d"]
 
 
 def test_drafts_may_be_trained_among_themselves() -> None:
@@ -80,7 +80,7 @@ def test_one_draft_kept_whole_is_sequential_refinement(exact_model: str) -> None
     async def sequential() -> list[tuple[int, ...]]:
         seat, before, out = fresh(), "", []
         for _ in range(4):
-            question = f"Drafts: {before}\n\n1+1?" if before else "1+1?"
+            question = f"1+1?\n\nDrafts: {before}" if before else "1+1?"
             answer = await seat.sample(seat.chat([{"role": "user", "content": question}]))
             before = answer.text
             out.append(answer.ids)
@@ -95,7 +95,7 @@ def test_one_draft_kept_whole_is_sequential_refinement(exact_model: str) -> None
 
 def spaces(env: Refine, *texts: str) -> list[str]:
     _, asked = play(env, *texts, *["?"] * 8)
-    return [a.removeprefix("Drafts: ").removesuffix("\n\n1+1?") for a in asked[env.rounds[0] :]]
+    return [a.removeprefix("1+1?\n\nDrafts: ") for a in asked[env.rounds[0] :]]
 
 
 def test_what_is_kept() -> None:
@@ -119,7 +119,7 @@ def test_scores_of_drafts() -> None:
 
 def test_a_workspace_is_never_cut_in_a_draft() -> None:
     episode, asked = play(Refine((3,), room=5), "abc", "defgh", "i", "?")
-    assert asked[-1] == "Drafts: abc\n\n1+1?"  # "abc; i" would be 6 tokens
+    assert asked[-1] == "1+1?\n\nDrafts: abc"  # "abc; i" would be 6 tokens
     assert episode.trajectories[0].info["left_out"] == 2
     episode, asked = play(Refine((2,), room=2), "abc", "def", "?")
     assert asked[-1] == "1+1?" and episode.trajectories[0].info["left_out"] == 2  # nothing fits: a plain question
@@ -137,7 +137,7 @@ def test_a_summary_is_the_policys_own() -> None:
     env = Refine((2,), "summary", room=9)
     episode = asyncio.run(env.play(TASK, {"solver": seat_of(say)}))
     asked = [t.text for t in episode.turns if t.author == ENV]
-    assert asked[2].endswith("2; 3\n\n1+1?") and asked[3] == "Drafts: both\n\n1+1?" and limits[2] == 9
+    assert asked[2].startswith("1+1?\n\nDrafts: 2; 3\n\nSumm") and asked[3] == "1+1?\n\nDrafts: both" and limits[2] == 9
     assert episode.trajectories[0].info == {"b_seq": 2 + 5 + 2, "b_total": 2 + 2 + 5 + 2, "left_out": 0}
 
 
