@@ -33,7 +33,7 @@ from temper.tasks.task import Task
 NAN = math.nan
 
 
-def grown(spec: Any, *, request: str = "1") -> Batch:
+def grown(spec: Any) -> Batch:
     """One tree. A node is (name, tokens, children) and a leaf (name, tokens, reward)."""
     record = Recorder(Task("t", "?"))
     prompt = record.add((1, 2))
@@ -111,6 +111,15 @@ def test_without_branches_it_is_the_whitened_group_baseline() -> None:
     b = grown([(x, n, r) for x, n, r in (("a", 1, 1.0), ("b", 3, 0.0), ("c", 2, 0.5))])
     plain = run(Whiten(), run(Advantage(scale=unscaled), b))
     torch.testing.assert_close(run(SubtreeAdvantage(), b)[ADVANTAGE], plain[ADVANTAGE])
+
+
+def test_several_trees_of_one_request_have_one_root() -> None:
+    from temper.bridge import to_episodes
+
+    b = Batch.of([*to_episodes(grown(SMALL)), *to_episodes(grown(SMALL))])
+    assert b.size(TRAJECTORY) == 6 and b.size(TURN) == 1 + 2 * 4  # the prompt is one row
+    want = [(2 / 3 + 1 / 2) / 2, (-1 / 3 - 1 / 2) / 2, -1 / 3]
+    assert SubtreeAdvantage().of_leaves(b).tolist() == pytest.approx(want * 2)
 
 
 def test_unjudged_leaves_count_nowhere() -> None:
