@@ -11,7 +11,7 @@ from studies.check import Check, Measure, main
 from studies.phases import trained_in_phases
 from temper.recipes.retool import retool
 
-SIZES = {"steps": 30, "eval_attempts": 2, "save_every": 0}
+SIZES = {"steps": 20, "groups": 8, "eval_tasks": 80, "eval_attempts": 1, "save_every": 0}
 
 
 def python(seed: int, folder: Path) -> dict[str, float]:
@@ -33,7 +33,7 @@ CHECK = Check(
     "(Feng et al. 2025).",
     setting="temper-tiny and products of two-digit numbers, of which a fifth (1,600) is held out of both phases. Cold "
     "start: 8 steps of 32 demonstrations (a call with code, what it printed, the answer in a box); without a tool the "
-    "answer alone. Then 30 steps of RL, 12 products × 8 episodes. pass@1: 100 held-out products, 2 attempts each, at "
+    "answer alone. Then 20 steps of RL, 8 products × 8 episodes. pass@1: 80 held-out products, one attempt each, at "
     "temperature 1. One thread; `cpu` in the JSON is the processor time of both phases with both evaluations.",
     arms={"python": python, "none": none},
     measures=[

@@ -96,7 +96,7 @@ def with_python(
 
 
 class Arithmetic:
-    """Says what a demonstration of a product says: code, and when the interpreter has answered, the answer.
+    """Says what a demonstration of a product says: code, again where that failed, and the answer when it is printed.
 
     answer  its form, with %s; calls: False gives the answer at once
     """
@@ -105,7 +105,7 @@ class Arithmetic:
         self.answer, self.calls = answer, calls
 
     def __call__(self, task: Task, context: str) -> str:
-        if not self.calls or RESPONSE in context:
+        if not self.calls or str(task.answer) in context.partition(RESPONSE)[2].rpartition(RESPONSE)[2]:
             return self.answer % task.answer
         expression = str(task.prompt).removeprefix("What is ").rstrip("?").replace(" ", "")
         code = Random(task.id).choice((f"print({expression})", expression))
