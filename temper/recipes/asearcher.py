@@ -98,11 +98,18 @@ def asearcher(
     if corpus is None and known is None:
         raise UserError("what is searched in? Give --corpus FILE, lines of {title, text, url}")
     engine: Engine = Search(corpus or World().pages(), top=top)
-    given = {"turns": turns, "top": top, "document": document, "page": page, "short": short, "explain": explain}
+    given: dict[str, Any] = {
+        "turns": turns,
+        "top": top,
+        "document": document,
+        "page": page,
+        "short": short,
+        "explain": explain,
+    }
     given["valid"] = valid
     phases = []
     if cold_start and bundled:
-        env = method(Policy(), engine=engine, **given).env
+        env: Any = method(Policy(), engine=engine, **given).env
         phases.append(imitate(env, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options))
         model = left_by(out)
     given |= {"whiten": whiten, "clip": clip, "cap": cap, "decoupled": decoupled, "minibatches": minibatches}

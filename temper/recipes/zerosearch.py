@@ -88,20 +88,17 @@ def zerosearch(
     if not bundled and simulator == "rules":
         raise UserError("the rules of the simulator know the bundled world only: --simulator self, or a model")
     engine = look_up(world, top) if simulator == "rules" else None
-    given = {"simulator": engine, "turns": turns, "top": top, "explain": explain}
+    given: dict[str, Any] = {"simulator": engine, "turns": turns, "top": top, "explain": explain}
     phases = []
     if cold_start and bundled:
-        shown = method(
-            Policy(), steps=1, start=SHOWN_NOISE, end=SHOWN_NOISE, **{**given, "simulator": look_up(world, top)}
-        )
-        phases.append(
-            imitate(shown.env, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
-        )
+        known: dict[str, Any] = {**given, "simulator": look_up(world, top)}
+        env: Any = method(Policy(), steps=1, start=SHOWN_NOISE, end=SHOWN_NOISE, **known).env
+        phases.append(imitate(env, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options))
         model = left_by(out)
 
     def make(policy: Policy) -> Method:
         reference = policy.reference() if beta else None
-        noise = {"start": noise_start, "end": noise_end, "base": noise_base}
+        noise: dict[str, Any] = {"start": noise_start, "end": noise_end, "base": noise_base}
         return method(policy, steps=steps, reference=reference, beta=beta, clip=clip, **noise, **given)
 
     measured = [noisy(t, eval_noise) for t in held_out]

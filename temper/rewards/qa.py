@@ -47,7 +47,7 @@ def _set(text: str) -> set[str]:
 
 @dataclass(frozen=True)
 class AnswerReward:
-    """A reward function where the environment notes `said`, the policy's answer: its score, 0 where a call was malformed.
+    """The score of what the environment noted as `said`, the policy's answer; 0 where a call was malformed.
 
     score     "bag" (`bag_f1`) or "set" (`set_f1`), against the best of the references
     rejected  for saying that a question has no answer where the task's `valid` says that it has one, well-formed or not

@@ -29,6 +29,7 @@ from temper.parts.logprobs import old_logp
 from temper.parts.losses import Clip
 from temper.parts.ratios import Cut, TruncatedIS, corrected, mask
 from temper.parts.signals import RewardVaries
+from temper.stage import Stage
 
 SLUG = "asearcher"
 TITLE = "ASearcher"
@@ -83,14 +84,13 @@ def asearcher(
 ) -> Method:
     """turns … short, valid, explain (its prompt): see `Research`. cap, cut: of π_prox/π_behaviour; decoupled=False:
     plain PPO against the sampler's log-probs."""
-    prompt = {"prompt": PROMPT, "validity": VALIDITY} if explain else {}
+    prompt: dict[str, Any] = {"prompt": PROMPT, "validity": VALIDITY} if explain else {}
     loss = Clip(clip, clip)
+    whitened: list[Stage] = [Whiten(eps=1e-10)] if whiten else []
+    weighted: list[Stage] = [old_logp(policy), TruncatedIS(cap, cut=cut)] if decoupled else []
     return Method(
         on_group=[Advantage(scale=unscaled), Scaled(scale, bias)],
-        on_batch=[
-            *([Whiten(eps=1e-10)] if whiten else []),
-            *([old_logp(policy), TruncatedIS(cap, cut=cut)] if decoupled else []),
-        ],
+        on_batch=[*whitened, *weighted],
         terms=[Term("policy", corrected(loss) if decoupled else loss, per=token_mean)],
         signal=RewardVaries(),
         minibatches=minibatches,

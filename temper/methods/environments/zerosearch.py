@@ -13,6 +13,7 @@ The prompt's texts are our own. P(noisy) rises with the version of the weights t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +57,7 @@ class Rising:
 
     def __call__(self, step: int) -> float:
         done = min(step / max(self.steps, 1), 1.0)
-        return self.start + (self.end - self.start) * (self.base**done - 1) / (self.base - 1)
+        return self.start + (self.end - self.start) * (math.pow(self.base, done) - 1) / (self.base - 1)
 
 
 def zerosearch(
@@ -77,6 +78,6 @@ def zerosearch(
     """steps: over which the noise rises; simulator: see `SimulatedSearch`; beta: weight of the KL to `reference`.
 
     explain: the prompt, and what an action that is none gets back, say how to search and answer."""
-    texts = {"prompt": PROMPT, "correction": CORRECTION} if explain else {}
+    texts: dict[str, Any] = {"prompt": PROMPT, "correction": CORRECTION} if explain else {}
     env = SimulatedSearch(simulator, Rising(steps, start, end, base), turns, top, **texts)
     return replace(grpo(policy, reference=reference, beta=beta, clip=clip), env=env)
