@@ -4,8 +4,8 @@
     train = env.tasks("Answer with a word.", n=1000, dataset_name="spell_backward")     # seeds 0 … 999 of reset
 
 A session of its own for each attempt: `reset` shows the first observation, each turn of the policy is one `step`, until
-it is done. Read with openenv 0.10. Its client opens a lost connection again, to an environment that was never reset:
-here the attempt is dropped.
+it is done. With a client for tools (MCPToolClient) each call is a step instead. Read with openenv 0.10. Its client
+opens a lost connection again, to an environment that was never reset: here the attempt is dropped.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from temper.columns import REWARD
 from temper.envs.chat import Chat
-from temper.episode import Episode, Recorder
+from temper.envs.tools import ToolUse
+from temper.episode import Episode, Recorder, Trajectory
 from temper.errors import UserError
 from temper.foreign.beside import brief, finite, readable
 from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
+from temper.tools.base import Fault, Result, Toolbox
 
 REFUSED = ("VALIDATION_ERROR", "INVALID_JSON")  # codes of an action that is none: the policy is told
 CLOSING = 2.0  # seconds for saying good-bye
@@ -86,28 +88,46 @@ class OpenEnv:
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         if self._loop is not asyncio.get_running_loop():
             self._loop, self._free = asyncio.get_running_loop(), asyncio.Semaphore(self.attempts)
-        chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens)
         async with self._free:
             client = self._made()
             try:
                 session = _Session(client, self.timeout)
                 first = self._text(await session.reset(task.info.get("reset") or {}))
-                chat.start([{"role": "user", "content": "\n\n".join(filter(None, (_prompt(task), first)))}])
-                outcome = await self._talk(chat, session)
+                prompt = [{"role": "user", "content": "\n\n".join(filter(None, (_prompt(task), first)))}]
+                if self.act is None and hasattr(client, "list_tools"):
+                    episode = await self._call(task, prompt, roles, session)
+                else:
+                    chat = Chat(roles[self.role], Recorder(task), turns=self.turns, tokens=self.tokens)
+                    chat.start(prompt)
+                    session.wrong = await self._talk(chat, session)
+                    chat.judge()
+                    episode = chat.record.episode()
             finally:
                 with contextlib.suppress(Exception):
                     await asyncio.wait_for(client.close(), CLOSING)
+        return replace(episode, task=task, trajectories=(self._judged(episode.trajectories[0], session),))
+
+    def _judged(self, trajectory: Trajectory, session: _Session) -> Trajectory:
         reward = finite(self.total(session.rewards)) if session.rewards else None
+        outcome = session.wrong or "ok"
         if outcome == "ok" and reward is None:
             outcome = "error: no step was rewarded" if not session.rewards else "error: the reward is not finite"
         if self.blame and outcome != "ok" and reward is not None:
             outcome = "ok"
-        info = {"steps": session.steps, "invalid": session.invalid, "over": session.done}
-        chat.judge(reward if outcome == "ok" else None, outcome=outcome, info=info)
-        return chat.record.episode()
+        info = {**trajectory.info, "steps": session.steps, "invalid": session.invalid, "over": session.done}
+        return replace(trajectory, reward=reward if outcome == "ok" else None, outcome=outcome, info=info)
+
+    async def _call(
+        self, task: Task, prompt: list[dict[str, Any]], roles: Mapping[str, Seat], session: _Session
+    ) -> Episode:
+        """The server's tools are the policy's, until it calls none."""
+        tools = [_Tool(tool, session) for tool in await session.tools()]
+        box = Toolbox(tools, timeout=self.timeout, limit=self.limit)
+        use = ToolUse(box, self.turns, self.tokens, single=False, role=self.role)
+        return await use.play(replace(task, prompt=prompt), roles)
 
     async def _talk(self, chat: Chat, session: _Session) -> str:
-        """Turns and steps until one is the last. How it ended: "ok", or why there is no reward."""
+        """Turns and steps until one is the last. Returns why there is no reward, if so."""
         make = self.act or action_of(type(session.client), self.field)
         while (said := await chat.say()) is not None:
             try:
@@ -120,7 +140,7 @@ class OpenEnv:
                 return f"error: {error}"
             if session.done or not chat.may_go_on() or not chat.observe([{"role": "user", "content": seen}]):
                 break
-        return "ok"
+        return ""
 
     def _made(self) -> Any:
         try:
@@ -144,6 +164,18 @@ class _Session:
         self.rewards: list[float] = []
         self.steps = self.invalid = 0
         self.done = False
+        self.wrong = ""  # why there is no reward
+        self._one = asyncio.Lock()  # a connection takes one question at a time
+
+    async def tools(self) -> list[Any]:
+        """What the server offers to call. Raises Drop."""
+        try:
+            found: list[Any] = await self._within(self.client.list_tools())
+        except Exception as error:
+            raise Drop(f"infrastructure: {_kind(error, 'listing tools failed')}")
+        if not found:  # the client answers so where it cannot ask, too
+            raise Drop("infrastructure: no tools")
+        return found
 
     async def reset(self, arguments: Mapping[str, Any]) -> Any:
         """The first observation. Raises Drop."""
@@ -164,7 +196,8 @@ class _Session:
             raise _Invalid(f"This is no action: {brief(error)}")
         self.steps += 1
         try:
-            result = await self._within(self.client.step(action))
+            async with self._one:
+                result = await self._within(self.client.step(action))
             seen, done, reward = result.observation, bool(result.done), result.reward
         except TimeoutError:
             raise
@@ -191,6 +224,44 @@ class _Session:
     async def _within(self, work: Coroutine[Any, Any, Any]) -> Any:
         async with asyncio.timeout(self.seconds):
             return await work
+
+
+class _Tool:
+    """A tool of the server: a call is a step."""
+
+    cacheable, own_deadline = False, True
+
+    def __init__(self, tool: Any, session: _Session):
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.input_schema
+        self._session = session
+
+    async def __call__(self, **arguments: Any) -> Result:
+        from openenv.core.env_server.mcp_types import CallToolAction
+
+        if self._session.done or self._session.wrong:
+            return Result("The episode is over.", "refused")
+        try:
+            call = CallToolAction(tool_name=self.name, arguments=arguments)
+            seen = await self._session.step(lambda _: call, "")
+        except Drop as drop:
+            raise Fault(drop.reason)
+        except _Invalid as error:
+            return Result(str(error), "tool error")
+        except (TimeoutError, _Failed) as error:
+            self._session.wrong = "timeout" if isinstance(error, TimeoutError) else f"error: {error}"
+            return Result("The environment does not answer.", "timeout")
+        return returned(seen)
+
+
+def returned(seen: Any) -> Result:
+    """What a call gave: the server wraps a result as MCP does."""
+    if error := getattr(seen, "error", None):
+        return Result(str(getattr(error, "message", error)), "tool error")
+    found = getattr(seen, "result", seen)
+    if not isinstance(found, Mapping) or "content" not in found:
+        return Result(shown(found))
+    texts = [str(c.get("text", c)) if isinstance(c, Mapping) else str(c) for c in found["content"] or []]
+    return Result("\n".join(texts), "tool error" if found.get("is_error") else "ok")
 
 
 def action_of(client: type, field: str = "") -> Callable[[str], Any]:
@@ -223,6 +294,8 @@ def shown(observation: Any) -> str:
     if not isinstance(found, Mapping):
         return str(observation)
     rest = {k: v for k, v in found.items() if k not in HIDDEN and v not in (None, "", [], {})}
+    if not rest:
+        return ""
     if len(rest) == 1 and isinstance(only := next(iter(rest.values())), str):
         return only
     return json.dumps(rest, ensure_ascii=False, default=str)

@@ -7,9 +7,11 @@ import sys
 import time
 from typing import Any
 
+from fastmcp import FastMCP
 from openenv.core import EnvClient
 from openenv.core.client_types import StepResult
-from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
+from openenv.core.env_server import Action, Environment, MCPEnvironment, Observation, State, create_fastapi_app
+from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
 
 
 class Guess(Action):
@@ -70,7 +72,48 @@ class GameClient(EnvClient[Guess, Seen, State]):
         return State(**payload)
 
 
+class Sums(MCPEnvironment):
+    """A tool; a call is rewarded with its result."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self) -> None:
+        mcp = FastMCP("sums")
+
+        @mcp.tool
+        def add(a: int, b: int) -> int:
+            """Add two numbers."""
+            if a < 0:
+                raise ValueError("not below 0")
+            return a + b
+
+        super().__init__(mcp)
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, **options: Any) -> Observation:
+        return Observation(metadata={"seed": seed})
+
+    def _step_impl(self, action: Action, timeout_s: float | None = None, **options: Any) -> Observation:
+        return Observation(metadata={"error": "calls only"})
+
+    def step(self, action: Action, timeout_s: float | None = None, **options: Any) -> Observation:
+        return self._paid(super().step(action, timeout_s=timeout_s, **options))
+
+    async def step_async(self, action: Action, timeout_s: float | None = None, **options: Any) -> Observation:
+        return self._paid(await super().step_async(action, timeout_s=timeout_s, **options))
+
+    def _paid(self, seen: Observation) -> Observation:
+        if isinstance(seen, CallToolObservation):
+            seen.reward = 0.0 if seen.error else 1.0
+        return seen
+
+    @property
+    def state(self) -> State:
+        return State()
+
+
 if __name__ == "__main__":
     import uvicorn
 
-    uvicorn.run(create_fastapi_app(Game, Guess, Seen, max_concurrent_envs=64), port=int(sys.argv[1]), log_level="error")
+    app = create_fastapi_app(Game, Guess, Seen, max_concurrent_envs=64)
+    app.mount("/sums", create_fastapi_app(Sums, CallToolAction, CallToolObservation, max_concurrent_envs=8))
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="error")

@@ -27,7 +27,7 @@ from temper.models.render import renderer_of
 from temper.models.tiny import tiny_tokenizer
 from temper.testing import check_env
 from tests.envs.adapters.openenv_server import GameClient, Guess, Seen
-from tests.envs.adapters.plays import HOSTILE, Clock, ended, heard, play, plays
+from tests.envs.adapters.plays import HOSTILE, Clock, call, ended, heard, play, plays
 
 SERVER = [sys.executable, str(Path(__file__).parent / "openenv_server.py")]
 
@@ -99,6 +99,17 @@ def test_a_client_without_the_environments_package(port: int) -> None:
     episode = play(env, env.tasks(n=1)[0], "word0", '{"wort": 1}', '{"word": "word0"}')
     assert ended(episode) == (1.0, "ok") and isinstance(episode, Episode)
     assert episode.trajectories[0].info["invalid"] == 2 and "no action" in heard(episode)[1]
+
+
+def test_tools_of_a_server(port: int) -> None:
+    from openenv.core.mcp_client import MCPToolClient
+
+    env = OpenEnv(partial(MCPToolClient, base_url=f"http://127.0.0.1:{port}/sums"), timeout=10.0, turns=5)
+    lines = (f"{call('add', a=2, b=3)} {call('add', a=1, b=1)}", call("add", a="x"), call("add", a=-1, b=1), "It is 5.")
+    episode = play(env, env.tasks("Add.", n=1)[0], *lines)
+    assert isinstance(episode, Episode)
+    assert heard(episode)[:2] == ["Add.", "5\n2"] and "not below 0" in heard(episode)[3]
+    assert ended(episode)[1] == "ok" and episode.trajectories[0].info["steps"] == 3
 
 
 def test_actions_and_observations() -> None:
