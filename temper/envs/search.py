@@ -6,10 +6,11 @@ control tokens in it harmless. `Research` reads results in full and remembers th
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from temper import streams
 from temper.episode import Completion, Episode, Recorder
@@ -20,6 +21,7 @@ from temper.request import Drop
 from temper.tasks.task import Task
 from temper.tools.search import Document
 
+T = TypeVar("T")
 ACTIONS = ("search", "access", "answer")
 INVALID = ("question", "invalid", "appropriate", "valid")  # words of an answer that rejects the question
 NOTHING, NO_PAGE = "No search results are found.", "No More Information is Found for this URL."
@@ -97,7 +99,7 @@ def tagged(text: str, tag: str) -> list[str]:
 # results are read in full, and remembered shortened -------------------------------------------------------------------
 
 
-class Shown(NamedTuple):
+class Seen(NamedTuple):
     """An observation: as it is read, and as it is remembered."""
 
     full: str
@@ -117,6 +119,7 @@ class Research:
     top       documents that a search brings; document: characters shown of each
     page      characters that are read at once; pages: how many such pieces; short: characters of one that stay
     prompt    {question} and {validity} are filled in; validity: for questions that may be invalid, and that are valid
+    timeout   seconds of a search or an access; what takes longer finds nothing
     valid     share of tasks whose prompt says that they are, drawn by the task's id; its info["valid"] comes first
     """
 
@@ -131,6 +134,7 @@ class Research:
     prompt: str = "{question}"
     validity: tuple[str, str] = ("", "")
     valid: float = 0.0
+    timeout: float = 30.0
     role: str = "solver"
 
     @property
@@ -144,7 +148,7 @@ class Research:
         valid = bool(task.info.get("valid", drawn))
         text = self.prompt.format(question=task.messages[-1]["content"], validity=self.validity[valid])
         memory = seat.chat([*task.messages[:-1], {"role": "user", "content": text}])
-        unread: list[Shown] = []
+        unread: list[Seen] = []
         used = dict.fromkeys(ACTIONS, 0)
         while len(calls.texts) < self.turns:
             seen = unread.pop(0) if unread else None
@@ -161,20 +165,28 @@ class Research:
             unread += await self._observed(kind, content)
         return self._judged(calls, used, valid)
 
-    async def _observed(self, kind: str, content: str) -> list[Shown]:
+    async def _observed(self, kind: str, content: str) -> list[Seen]:
         if kind == "search":
-            found = list(await self.engine.search(content, self.top))[: self.top]
+            found = list(await self._within(self.engine.search(content, self.top)) or ())[: self.top]
             shown = [f"[Doc {n}]({d.url}):\n{_whole(d)[: self.document]}" for n, d in enumerate(found, 1)]
             text = "\n\n".join(shown) or NOTHING
-            return [Shown(text, text)]
+            return [Seen(text, text)]
         if kind == "access":
-            page = await self.engine.access(content) or ""
+            page = await self._within(self.engine.access(content)) or ""
             starts = range(0, len(page), self.page)[: self.pages]
             pieces = [(f">>>> Page {n} >>>>\n\n", page[at : at + self.page]) for n, at in enumerate(starts, 1)]
-            return [Shown(head + piece, head + piece[: self.short]) for head, piece in pieces] or [
-                Shown(NO_PAGE, NO_PAGE)
-            ]
+            read = [Seen(head + piece, head + piece[: self.short]) for head, piece in pieces]
+            return read or [Seen(NO_PAGE, NO_PAGE)]
         return []
+
+    async def _within(self, wait: Awaitable[T]) -> T | None:
+        """What the engine brings, None where it takes too long; an engine that is not there drops the attempt."""
+        try:
+            return await asyncio.wait_for(wait, self.timeout)
+        except TimeoutError:
+            return None
+        except ConnectionError:
+            raise Drop("search fault") from None
 
     def _judged(self, calls: Calls, used: Mapping[str, int], valid: bool) -> Episode:
         answers = [a for text in calls.texts for a in tagged(text, "answer")]

@@ -42,7 +42,7 @@ class Library:
 
 
 def play(*lines: str, task: Task | None = None, **options: Any) -> tuple[Episode, Actor, Library]:
-    library = Library()
+    library = options.pop("library", None) or Library()
     words = says(*(f"{line} +" if line.endswith(">") else line for line in lines))  # an actor stops before its end
     actor = Actor(Guarded(tiny_tokenizer()), words, context=options.pop("context", 10_000))
     env = Research(library, **options)
@@ -150,6 +150,25 @@ def test_a_page_has_at_most_so_many_pieces() -> None:
 def test_what_is_not_found_is_said(call: str, text: str) -> None:
     _, actor, _ = play(call, "so</think>", "<answer>x</answer>")
     assert text in actor.raw.decode(actor.asked[1])
+
+
+class Broken(Library):
+    def __init__(self, error: BaseException | None = None):
+        super().__init__()
+        self.error = error
+
+    async def search(self, query: str, top: int = 0) -> Sequence[Document]:
+        if self.error:
+            raise self.error
+        await asyncio.sleep(10)
+        return []
+
+
+def test_an_engine_that_hangs_finds_nothing_and_one_that_is_down_drops_the_attempt() -> None:
+    _, actor, _ = play("<search>a</search>", "so</think>", "<answer>x</answer>", library=Broken(), timeout=0.01)
+    assert NOTHING in actor.raw.decode(actor.asked[1])
+    with pytest.raises(Drop, match="search fault"):
+        play("<search>a</search>", library=Broken(ConnectionRefusedError()))
 
 
 def test_it_ends_with_an_answer_an_end_token_the_turns_or_the_room() -> None:
