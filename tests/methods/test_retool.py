@@ -73,10 +73,18 @@ def test_the_cold_start_learns_code_and_answer_and_not_the_output() -> None:
     assert "408" not in mine[0] and "408" in context[1] and Batch.of([episode])[VERSION].tolist() == [-1] * 4
 
 
+def test_a_call_that_failed_is_made_again() -> None:
+    shows = Arithmetic(BOXED, calls=True)
+    asked = shows(PRODUCT, "<tool_response>Error: 1</tool_response>")
+    assert asked == shows(PRODUCT, "") and "12*34" in asked
+    assert shows(PRODUCT, "<tool_response>Error</tool_response><tool_response>408</tool_response>") == BOXED % 408
+    assert Arithmetic(BOXED, calls=False)(PRODUCT, "") == BOXED % 408
+
+
 def test_an_episode_of_rl_has_the_same_context_as_its_demonstration() -> None:
     shows = Arithmetic(BOXED, calls=True)
     demonstration = Shown(ToolUse(Toolbox([Slow()])), shows)
-    words = (shows(PRODUCT, "") + " so", shows(PRODUCT, "<tool_response>"))
+    words = (shows(PRODUCT, "") + " so", shows(PRODUCT, "<tool_response>408"))
     played, shown = (asyncio.run(env.play(PRODUCT, solver(*words))) for env in (demonstration.env, demonstration))
     assert [t.ids for t in played.turns] == [t.ids for t in shown.turns]
     assert played.turns[1].logp is not None and shown.turns[1].logp is None
