@@ -44,7 +44,7 @@ def doctoragent_rl(
     steps: int = 40,
     groups: int = 12,
     attempts: int = 8,
-    lr: float = 3e-4,
+    lr: float = 5e-4,
     max_tokens: int = 48,
     eval_tasks: int = 100,
     eval_attempts: int = 2,

@@ -45,7 +45,7 @@ def unitymas_o(
     steps: int = 40,
     groups: int = 16,
     attempts: int = 8,
-    lr: float = 3e-4,
+    lr: float = 5e-4,
     max_tokens: int = 48,
     eval_tasks: int = 100,
     **options: Any,

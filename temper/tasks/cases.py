@@ -1,4 +1,4 @@
-"""Twenty questions as a consultation: six illnesses, each with two of four symptoms, and a patient who knows the case.
+"""Twenty questions as a consultation: three illnesses, each with two of three symptoms, and a patient who knows.
 
 Also demonstrations of the form of a consultation, by a doctor who asks at random and may repeat itself.
 """
@@ -13,8 +13,8 @@ from temper import streams
 from temper.envs.consultation import UNKNOWN, Reply, budget_of, opened, shown, words
 from temper.tasks.task import Task
 
-SYMPTOMS = ("fever", "cough", "rash", "pain")
-NAMED = (("flu", "rest"), ("pox", "cream"), ("gout", "ice"), ("cold", "tea"), ("croup", "steam"), ("burn", "salve"))
+SYMPTOMS = ("fever", "cough", "rash")
+NAMED = (("flu", "rest"), ("pox", "cream"), ("cold", "tea"))
 ILLNESSES = dict(zip(combinations(SYMPTOMS, 2), NAMED))  # two symptoms → (diagnosis, recommendation)
 OTHERS = ("sleep", "diet")  # what nobody knows
 REPORT = "I am ill and have {}."

@@ -137,8 +137,8 @@ def test_words_are_compared_without_case_and_order_of_grading_is_by_overlap() ->
 
 
 def test_cases_can_be_solved_by_asking() -> None:
-    assert len({case(k).answer for k in range(200)}) == 6
-    assert patient(CASE, "Rash?") == Reply("No.") and not patient(CASE, "Rash or pain?").known
+    assert len({case(k).answer for k in range(200)}) == 3
+    assert patient(CASE, "Rash?") == Reply("No.") and not patient(CASE, "Rash or cough?").known
     for k in range(20):
         t = case(k)
         assert {s for s in SYMPTOMS if patient(t, f"{s}?").text == "Yes."} == set(t.info["symptoms"])
