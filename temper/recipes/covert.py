@@ -40,11 +40,11 @@ def covert(
     tasks: str = "",
     tools: str = "",
     distractors: str = "",
-    share: float = 0.5,
+    share: float = 0.3,
     extra: int = 2,
     turns: int = 6,
     calls: int = 1,
-    cold_start: int = 25,
+    cold_start: int = 40,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
     steps: int = 20,
@@ -86,7 +86,7 @@ def covert(
     mixes = {"": Mix(transforms(pool), share), "clean": Mix(), "unseen": UNSEEN}
     env, phases = Scenes(found, mixes, ToolUse(turns=turns), seed), []
     if cold_start and not own:
-        shown = Scenes(found, {"": Mix(shown_first(), 0.3)}, ToolUse(turns=turns), seed)
+        shown = Scenes(found, {"": Mix(shown_first(), 0.5)}, ToolUse(turns=turns), seed)
         phases.append(
             imitate(shown, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
         )
