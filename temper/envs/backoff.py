@@ -11,7 +11,7 @@ from temper.policy import Seat
 from temper.tools.base import Result
 
 
-class BackOff:
+class BackOff(Seat):
     """A seat that tries a turn's calls at once; where one fails, the turn is cut before it and sampled on from there.
 
     The answer is one completion: its ids and log-probs are those of the kept tokens and of the last attempt's.
@@ -29,12 +29,10 @@ class BackOff:
         retries: int,
         back: int,
     ):
+        super().__init__(seat.role, seat.policy, seat.params, seat._seed, seat._who)
         self.seat, self.run, self.start, self.retries, self.back = seat, run, start, retries, back
         self.used = 0
         self.results: list[Result] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.seat, name)
 
     async def sample(self, ids: Sequence[int], **overrides: Any) -> Completion:
         said = await self.seat.sample(ids, **overrides)
