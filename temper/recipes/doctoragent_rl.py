@@ -25,10 +25,8 @@ from temper.tasks.cases import patient as scripted
 from temper.tasks.data import load_tasks
 from temper.tasks.task import Task
 
-OWN = ("method", "name", "train", "held_out", "judges", "env")
 
-
-@extends(train_on, without=OWN)
+@extends(train_on, without=("method", "name", "train", "held_out", "judges", "env"))
 def doctoragent_rl(
     fewest: int = 2,
     most: int = 6,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from temper.backends.base import AdamW
 from temper.envs.conversations import Conversations, demonstrated
-from temper.envs.games import NIM, everything, games, last_message
+from temper.envs.games import everything, games, last_message
 from temper.method import Method
 from temper.methods.environments.spiral_rae import spiral_rae as method
 from temper.methods.objectives.sft import sft
@@ -28,7 +28,7 @@ from temper.tasks.moves import shown_move
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", "eval_attempts"))
 def spiral_rae(
-    game: str = NIM,
+    game: str = "Nim-v0",
     history: bool = False,
     cold_start: int = 240,
     baseline: Literal["role", "shared", "none"] = "role",

@@ -7,7 +7,8 @@ game that a limit stops is a draw, 0), advantage (role-conditioned baseline), lo
 Claim: Kuhn poker alone lifts Qwen3-4B-Base by 8.6 points on mathematics; without the role-conditioned baseline
 thoughts shrink and collapse.
 Left out: a baseline for each actor process (one process, one baseline); drawing a fixed number of moves at random from
-the games of a step (all are used). What is legal is the game's own judgement, not a parser's of the observation.
+the games of a step (all are used). What is legal is the game's own judgement, not a parser's of the observation. A
+player whom an illegal first move kept from moving has no trajectory, so its baseline stays; in the release it moves.
 """
 
 from __future__ import annotations
