@@ -36,6 +36,7 @@ def compared(folder: Path, per_answer: str) -> dict[str, float]:
     seconds = sum(x.get("timing_s/rollout", 0.0) + x.get("timing_s/update", 0.0) for x in lines)
     return {
         "tokens per answer": first[per_answer],
+        "answer length": first["completions/mean_length"],
         "pass@1": p0 + (p1 - p0) * (TOKENS - n0) / (n1 - n0),
         "before": points[0][1],
         "tokens": points[-1][0],
