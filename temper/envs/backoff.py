@@ -41,7 +41,7 @@ class BackOff(Seat):
         while self.used < self.retries:
             self.results = await self.run(said.text)
             kept = before(said.ids, self.start(said.text), self.back, self.seat.tokenizer)
-            if all(r.outcome == "ok" for r in self.results) or kept >= most:
+            if all(r.outcome in ("ok", "fault") for r in self.results) or kept >= most:
                 break
             self.used += 1
             rest = await self.seat.sample((*ids, *said.ids[:kept]), **{**overrides, "max_tokens": most - kept})

@@ -150,6 +150,10 @@ SCENES = {
         lambda: Scenes(lambda task: [Echo()], {"": Mix((Noisy(), Formatted(), Reworded()))}, ToolUse(turns=5)),
         says(call("one"), call("two"), "It is ab."), 3,
     ),
+    "final answers": Scene(
+        lambda: ToolUse(Toolbox([Echo()]), turns=4, final=lambda text: "ab." in text),
+        says(call("one"), f"{call('two')} so", "It is ab."), 3,
+    ),
     "tools until the limit": Scene(lambda: ToolUse(Toolbox([Echo()]), turns=2), says(call("one"), call("two")), 2),
     "methods": Scene(lambda: Trl(Echoing), says(f"{call('one')} {call('two')}", call("three"), "It is ab."), 3),
     "script": Scene(lambda: Talk(script=lambda task, lines: f"Really? {HOSTILE}"), says("I think so.", "Yes, ab."), 3),
