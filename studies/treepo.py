@@ -63,6 +63,11 @@ CHECK = Check(
     "inside a segment keeps ids and log-probs; four leaves by hand; one level is the mean of two baselines; no "
     "branch is the whitened group baseline; where the first segment decides, later ones have no credit; loss "
     "and gradient are those of leaf rows (tests/envs/test_tree.py, tests/parts/test_trees.py).",
+    note="A tree samples 28 % fewer tokens for as many answers, although its answers are longer (17.3 tokens, "
+    "not 15.2: the budget of those that end goes to those that live on): what they share is sampled once. It "
+    "buys nothing here: after equally many tokens both arms score the same, so answers that share a beginning "
+    "teach as much less as they cost less. Nor is time saved on a CPU, where a tree's many short calls take "
+    "longer (2.2 seconds for 1000 tokens, not 1.4).",
 )
 
 if __name__ == "__main__":
