@@ -48,7 +48,7 @@ def doctoragent_rl(
     eval_attempts: int = 2,
     eval_every: int = 0,
     seed: int = 0,
-    out: str | Path = "runs/doctoragent-rl",
+    out: Path = Path("runs/doctoragent-rl"),
     **options: Any,
 ) -> Run | list[Run]:
     """DoctorAgent-RL (Feng et al. 2025) on twenty questions: who asks well within a budget that is drawn and shown?
@@ -73,7 +73,7 @@ def doctoragent_rl(
     """
     train, held_out = real(cases, patient, eval_tasks) if cases or patient else toy(seed, eval_tasks)
     cold_start = 0 if cases else cold_start
-    start = str(Path(out) / "1-consultations" / "checkpoints" / "latest" / "model") if cold_start else model
+    start = str(out / "1-consultations" / "checkpoints" / "latest" / "model") if cold_start else model
     form: dict[str, Any] = {"budget": (fewest, most), "parse": tagged if thoughts else plain}
     env = Consultation(**form) if cases else Consultation(scripted, reminder="", **form)
     run = train_on(

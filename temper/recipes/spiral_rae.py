@@ -47,7 +47,7 @@ def spiral_rae(
     eval_tasks: int = 200,
     eval_every: int = 0,
     seed: int = 0,
-    out: str | Path = "runs/spiral-rae",
+    out: Path = Path("runs/spiral-rae"),
     **options: Any,
 ) -> Run | list[Run]:
     """SPIRAL (Liu et al. 2025): self-play with an advantage against the average of the same role.
@@ -70,7 +70,7 @@ def spiral_rae(
     eval_every  steps between these (0: only before and after)
     out         directory of the run: the second phase finds there what the first one learned
     """
-    start = str(Path(out) / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
+    start = str(out / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
     see: Callable[[str], str] = everything if history else last_message
     run = train_on(
         lambda policy: _with(method(
