@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,7 @@ def started() -> str:
     """The model that every run starts from: temper-tiny after a few steps of imitating whole solutions."""
     folder = KEPT / SLUG / "cold-start"
     if not (folder / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
         policy = Policy(optimizer=AdamW(lr=COLD["lr"]))
         run = Run(
             env=Demonstrations(shown), curriculum=Generated(lambda k: running_sum(k, "shown")),
