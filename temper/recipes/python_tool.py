@@ -41,6 +41,7 @@ def with_python(
     reward: tuple[str, ...] = ("exact_match",),
     eval_data: str | None = None,
     eval_tasks: int = 100,
+    system: str | None = None,
     cold_start: int = 8,
     cold_start_lr: float = 1e-3,
     turns: int = 3,
@@ -57,8 +58,8 @@ def with_python(
 ) -> list[Run]:
     """Supervised fine-tuning on demonstrations of the bundled tasks, then RL with a Python interpreter as a tool.
 
-    method: (policy, its environment) → Method; env: (toolbox, turns=, tokens=) → the environment; wrap: what is made of
-    the Python tool; answer: how the demonstrations give it, with %s.
+    method: (policy, its environment) → Method; env: (toolbox, turns=, tokens=, system=) → the environment; wrap: what
+    is made of the Python tool; answer: how the demonstrations give it, with %s.
 
     out              directory of the run: RL starts from the model that the cold start leaves there
     tool             python, or none: the arm without a tool, nor calls in its demonstrations, to compare with
@@ -66,6 +67,7 @@ def with_python(
     reward           FILE.py:function, package.module:function or a bundled name; several are added up
     eval_data        held-out tasks (default: a fifth of the products, else the last part of data)
     eval_tasks       held-out tasks
+    system           a system message before every task: how to call, and how to give the answer
     cold_start       steps of imitation before RL (0: none), for the bundled products only; what a tool says is context
     cold_start_lr    its learning rate
     turns            most turns that the model takes
@@ -78,7 +80,8 @@ def with_python(
     """
     bundled = data == PRODUCTS
     train, held_out = products() if bundled else tasks_for(data, eval_data, eval_tasks, seed)[:2]
-    play = env(Toolbox([wrap(interpreter(seconds, bundled))] if tool == "python" else []), turns=turns, tokens=tokens)
+    box = Toolbox([wrap(interpreter(seconds, bundled))] if tool == "python" else [])
+    play = env(box, turns=turns, tokens=tokens, system=system)
     phases = []
     if bundled and cold_start:
         shown = Arithmetic(answer, tool == "python")

@@ -16,6 +16,7 @@ from temper.methods.environments.retool import Signed
 from temper.models.tiny import tiny_tokenizer
 from temper.parts.shaping import SHAPED
 from temper.recipes.python_tool import BOXED, Arithmetic
+from temper.recipes.retool import retool
 from temper.tasks.skills.tools import call_text
 from temper.tasks.task import Task
 from temper.tools.base import Result, Toolbox
@@ -106,3 +107,15 @@ def test_the_last_bare_expression_is_printed_and_statements_stay_as_they_are(cod
 
     (noted,) = asyncio.run(play()).trajectories[0].info["calls"]
     assert (noted["outcome"], noted["text"]) == ("ok", text)
+
+
+def test_what_a_recipe_takes_reaches_the_environment() -> None:
+    (rl,) = retool(cold_start=0, system="Use Python.", turns=4, tokens=99, tool="none")
+    env: Any = rl.env
+    assert (env.system, env.turns, env.tokens, env.tools) == ("Use Python.", 4, 99, ())
+    first, second = retool(cold_start=3)
+    assert second.env is first.env.env and env.tools != second.env.tools  # type: ignore[attr-defined]
+    train = {t.prompt for t in first.curriculum.tasks}  # type: ignore[attr-defined]
+    (probe,) = second.probes
+    assert train == {t.prompt for t in second.curriculum.tasks}  # type: ignore[attr-defined]
+    assert not train & {t.prompt for t in probe.tasks}  # held out of both phases
