@@ -23,7 +23,7 @@ from temper.errors import UserError, unknown
 from temper.policy import Seat
 from temper.tasks.skills.tools import call_text
 from temper.tasks.task import Task
-from temper.tools.base import Call, Tool, Toolbox
+from temper.tools.base import OUTPUT_LIMIT, Call, Tool, Toolbox
 
 KEPT = 256  # scenes, for the other attempts at a task
 
@@ -79,8 +79,9 @@ class Scenes:
 
     tools  task → what may be called
     mixes  transforms by name; a task's info["mix"] says which (default "")
-    talk   turns, format and budgets; its own toolbox's timeout and limit are those of every task
+    talk   turns, format and budgets (its own toolbox is not used)
     seed   of what transforms draw: a function of (seed, task, place of the transform), the same in every attempt
+    timeout  seconds of one call; limit: characters of a result that the policy gets to see
 
     The episode's task is the transformed one; its info["transforms"] names what was applied.
     """
@@ -89,6 +90,8 @@ class Scenes:
     mixes: Mapping[str, Mix] = field(default_factory=lambda: {"": Mix()})
     talk: ToolUse = field(default_factory=ToolUse)
     seed: int = 0
+    timeout: float = 10.0
+    limit: int = OUTPUT_LIMIT
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -99,8 +102,7 @@ class Scenes:
 
     async def play(self, task: Task, roles: Mapping[str, Seat]) -> Episode:
         scene = await self.scene(task)
-        mine = self.talk.toolbox
-        box = Toolbox(scene.tools, mine.timeout, limit=mine.limit)
+        box = Toolbox(scene.tools, self.timeout, limit=self.limit)
         return await replace(self.talk, toolbox=box).play(scene.task, roles)
 
     async def aclose(self) -> None:

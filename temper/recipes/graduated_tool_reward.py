@@ -34,6 +34,7 @@ def graduated_tool_reward(
     unread: bool = False,
     beta: float = 1e-3,
     turns: int = 6,
+    limit: int = 4000,
     cold_start: int = 10,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
@@ -60,6 +61,7 @@ def graduated_tool_reward(
     unread         count calls that cannot be read
     beta           weight of the KL to the model that RL starts from (0: none)
     turns          most turns that the model takes (the paper's 20)
+    limit          characters of a response that the model gets to see (the paper's 8192 tokens)
     cold_start     steps of imitation of the reference calls before RL (0: none); bundled tasks only
     cold_start_lr  its learning rate
     groups         tasks in a step
@@ -70,7 +72,7 @@ def graduated_tool_reward(
     seed           of everything that is drawn
     """
     found, train, held_out = sources(cache, workflows, tasks, queries, distractors, eval_tasks)
-    env, phases = Scenes(CachedTools(found), talk=ToolUse(turns=turns)), []
+    env, phases = Scenes(CachedTools(found), talk=ToolUse(turns=turns), limit=limit), []
     if cold_start and not cache:
         phases.append(imitate(env, says, train, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options))
         model = left_by(out)

@@ -240,6 +240,9 @@ def test_the_reference_plays_in_the_environment() -> None:
     for n in range(4):
         said.append(says(task, context))
         context += f"{said[-1]}<tool_response>\n{n}\n</tool_response>"
+    short = Scenes(CachedTools(CACHE), talk=ToolUse(turns=6), limit=4)
+    cut = asyncio.run(short.play(task, {"solver": seat(Actor(tiny_tokenizer(), lines(*said)), max_tokens=200)}))
+    assert all("left out" in c["text"] for c in cut.trajectories[0].info["calls"])
     episode = asyncio.run(env.play(task, {"solver": seat(Actor(tiny_tokenizer(), lines(*said)), max_tokens=200)}))
     (trajectory,) = episode.trajectories
     assert said[-1] == "Done." and trajectory.info["outcomes"] == {"ok": 3} and trajectory.info["turns"] == 4
