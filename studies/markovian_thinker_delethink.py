@@ -24,6 +24,7 @@ from temper.methods.rollouts.markovian_thinker_delethink import markovian_thinke
 from temper.objective import Term, Update
 from temper.parts.curricula import Generated
 from temper.parts.rewards import Rewards
+from temper.parts.schedules import Linear, WarmUp
 from temper.parts.sft import NLL
 from temper.policy import Policy
 from temper.recipes.common import train_on
@@ -59,7 +60,7 @@ def started() -> str:
     folder = KEPT / SLUG / "cold-start"
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        policy = Policy(optimizer=AdamW(lr=COLD["lr"]))
+        policy = Policy(optimizer=AdamW(lr=WarmUp(Linear(COLD["lr"], 0.0, int(COLD["steps"])), 20)))
         run = Run(
             env=Demonstrations(shown), curriculum=Generated(lambda k: running_sum(k, "shown")),
             roles={"solver": policy}, updates=[Update(policy, [Term("nll", NLL())])], steps=int(COLD["steps"]),
