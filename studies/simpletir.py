@@ -91,7 +91,7 @@ CHECK = Check(
     ],
     exact="A void row has exactly no gradient and the other rows' advantages are those with it present; over-long "
     "rows leave both; what is void; which groups count (tests/methods/test_simpletir.py).",
-    note="No step of either arm has a spike: a fifth of the episodes have a void turn at first, a tenth at the end, and "
+    note="No step of either arm has a spike: a fifth of the episodes have a void turn at first, a tenth in the end and "
     "their gradient is not larger than that of the others. Nothing can be said about the filter at this scale beyond "
     "that it did no visible harm or good in 12 steps.",
 )
