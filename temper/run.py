@@ -285,8 +285,8 @@ def _plain(x: Any) -> Any:
         return x
     if isinstance(x, (list, tuple)) and len(x) <= 64:
         return [_plain(v) for v in x]
-    if hasattr(x, "__len__"):
-        return {"class": f"{type(x).__module__}.{type(x).__qualname__}", "length": len(x)}
     if callable(x) and hasattr(x, "__qualname__"):
         return f"{x.__module__}.{x.__qualname__}"
+    if hasattr(x, "__len__"):
+        return {"class": f"{type(x).__module__}.{type(x).__qualname__}", "length": len(x)}
     return str(x) if isinstance(x, Path) else {"class": f"{type(x).__module__}.{type(x).__qualname__}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class LocalLearner:
         self.module, self.spec, self.tokenizer = module, optimizer, tokenizer
         self.token_budget, self.autocast = token_budget, autocast
         self.head = layout.head_of(module)
-        self.token_cost = layout.token_cost(module)
+        self.flat = layout.can_pack(module)
         self.own = nn.ModuleList(modules or [])
         self.trained = [p for p in module.parameters() if p.requires_grad] + list(self.own.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -67,7 +68,7 @@ class LocalLearner:
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         with self._recomputing():
-            for part in cut(batch, self.token_budget, together, self.token_cost):
+            for part in cut(batch, self.token_budget, together, self.flat):
                 live = self._live(part)
                 loss: Tensor = torch.zeros(())
                 for t in terms:
@@ -102,7 +103,7 @@ class LocalLearner:
         """`batch` with each target column written from its source: a live column, or a function of the live batch."""
         rows = batch.put(ROW, torch.arange(batch.size(TOKEN)))
         out: dict[Column, Tensor] = {}
-        for part in cut(rows, self.token_budget, TRAJECTORY, self.token_cost):
+        for part in cut(rows, self.token_budget, TRAJECTORY, self.flat):
             if part.size(TOKEN) == 0:
                 continue
             live = self._live(part)
@@ -121,7 +122,7 @@ class LocalLearner:
             none = torch.zeros(0)
             return part.put(LOGP, none).put(ENTROPY, none).put(HIDDEN, torch.zeros(0, load.hidden_width(self.module)))
         with self._autocast():
-            hidden = layout.forward(self.module, layout.rectangle(part, self.token_cost), self.head)
+            hidden = layout.forward(self.module, layout.rectangle(part, self.flat), self.head)
             logp, entropy = layout.score(part, hidden, self.head)
         part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
         return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
@@ -173,23 +174,23 @@ class LocalLearner:
         self.step = state["step"]
 
 
-def cut(b: Batch, token_budget: int, together: Level, token_cost: float = 0) -> Iterator[Batch]:
-    """Micro-batches of whole units, sorted by width, each at most `token_budget` padded tokens and mostly not padding.
+def cut(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Iterator[Batch]:
+    """Micro-batches of whole units, each at most `token_budget` tokens, padding included, and mostly not padding.
 
-    A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; where rows are packed
-    (`token_cost`, see layout.pack) it is those that share any turn, as long as they fit the budget.
+    A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; in one row without padding
+    (`flat`) it is those that share any turn, as long as they fit the budget.
     """
     unit = _linked(b, sampled_only=True, groups=together == GROUP)
-    if token_cost and together != GROUP:
+    if flat and together != GROUP:
         tokens = _tokens(b, wide := _linked(b, sampled_only=False))
         fits = torch.tensor(tokens)[wide] <= token_budget
         unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
     tokens = _tokens(b, unit)
-    counts, widths = _rows(b, unit, token_cost, tokens)
+    counts, widths = ([1] * len(tokens), [1] * len(tokens)) if flat else (_chains(b, unit), _longest(b, unit))
     taken: list[int] = []
     rows = real = 0
     for u in sorted(range(len(tokens)), key=lambda u: (widths[u], u)):
-        padded = (rows + counts[u]) * widths[u]
+        padded = real + tokens[u] if flat else (rows + counts[u]) * widths[u]
         wasteful = real >= FULL and padded > WASTE * (real + tokens[u])
         if taken and (padded > token_budget or wasteful):
             yield _pick(b, unit, taken)
@@ -200,18 +201,12 @@ def cut(b: Batch, token_budget: int, together: Level, token_cost: float = 0) -> 
         yield b if len(taken) == len(tokens) else _pick(b, unit, taken)
 
 
-def _rows(b: Batch, unit: Tensor, token_cost: float, tokens: list[int]) -> tuple[list[int], list[int]]:
-    """Per unit, how many rows it takes and how wide they are (where its rows mix with others': about)."""
+def _chains(b: Batch, unit: Tensor) -> list[int]:
+    """Per unit, how many rows it takes."""
     turn, owner = b.structure.member
     unit_of = dict(zip(turn.tolist(), unit[owner].tolist()))
-    sampled = b.structure.sampled.tolist()
-    counts, widths = [0] * len(tokens), _longest(b, unit)
-    for row in layout.pack(b, token_cost):
-        units = {unit_of[u] for u in row.at if sampled[u] and u in unit_of}
-        if len(units) == 1:
-            counts[u := units.pop()] += 1
-            widths[u] = max(widths[u], row.width)
-    return [n or -(-t // w) for n, t, w in zip(counts, tokens, widths)], widths
+    counts = Counter(unit_of[path[-1]] for path in layout.chains(b))
+    return [max(1, counts[u]) for u in range(int(unit.max()) + 1)]
 
 
 def _pick(b: Batch, unit: Tensor, taken: list[int]) -> Batch:

@@ -1,17 +1,21 @@
-"""The attention function of both sampler and learner on the CPU: PyTorch's, but one query reads grouped keys once.
+"""The attention function of both sampler and learner: PyTorch's, but one query reads grouped keys once, and a plan in
+the place of the mask says which stretches of a row look at which.
 
 transformers repeats the keys of grouped-query models whenever there is a mask; decoding is bound by reading keys, so
-that costs a factor of the group's size. Registered under the name "temper"; other devices keep their own kernels.
+that costs a factor of the group's size. Registered under the name "temper".
 """
 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from temper.models.plan import plan_of
 
 NAME = "temper"
 CHANGES = ("softcap", "s_aux", "position_bias")  # options that change the result, which `fits` must have kept away
@@ -30,6 +34,9 @@ def attend(
     """query [rows, heads, n, width]; key, value [rows, kv heads, m, width] -> [rows, n, heads, width]."""
     if any(options.get(name) is not None for name in CHANGES):
         raise NotImplementedError(f"the attention function {NAME!r} has none of {', '.join(CHANGES)}")
+    plan = plan_of(attention_mask)
+    if plan is not None:
+        return plan.attend(query, key, value, partial(_many_queries, scaling=scaling)), None
     if attention_mask is not None:
         attention_mask = attention_mask[..., : key.shape[2]]
     if query.shape[2] == 1:
@@ -41,9 +48,11 @@ def attend(
 
 
 def _many_queries(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float | None = None
 ) -> Tensor:
     """In float32 where bfloat16 is asked for: its backward pass is twice as slow in PyTorch's CPU kernel."""
+    if mask is not None and query.device.type == "cuda":  # its kernels that take a mask want a key for each query head
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     slow = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     wide = [x.float() for x in (query, key, value)] if slow else [query, key, value]
     with torch.autocast("cpu", enabled=False) if slow else contextlib.nullcontext():

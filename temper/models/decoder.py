@@ -1,18 +1,19 @@
 """One token a row, straight from the weights: the decoding step of a standard decoder without its bookkeeping.
 
-transformers' forward serves every case; with one token a row that costs as much as the arithmetic. A `Decoder` knows the
-usual layer (RMSNorm, rotary positions, grouped attention, gated MLP; Llama, Mistral, Qwen2, Qwen3 and their like), reads
-the module's own weights at every step, and is made only where it gives what the module itself gives.
+transformers' forward serves every case; with one token a row that costs as much as the arithmetic. A `Decoder` knows
+the usual layer (RMSNorm, rotary positions, grouped attention, gated MLP: Llama, Mistral, Qwen2, Qwen3 and their like),
+reads the module's own weights at every step, and is made only where it gives what the module itself gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import linear
 
 from temper.models import layout
 from temper.models.load import plain, trunk
@@ -25,55 +26,39 @@ TOLERANCE = 1e-4  # of the largest logit, for float32; 1e-9 for float64
 
 
 class Decoder:
-    """`step(ids, position, layers, hidden)`: see there. `layers` are the sampler's key-value stores, one a layer."""
+    """`step(ids, position, stores, bias)`: see there."""
 
     def __init__(self, module: Any, head: Callable[[Tensor], Tensor]):
         base = trunk(plain(module))
-        self.embed, self.layers, self.norm, self.rotary = (
-            base.embed_tokens,
-            list(base.layers),
-            base.norm,
-            base.rotary_emb,
-        )
-        self.head = head
+        self.embed, self.rotary, self.norm, self.head = base.embed_tokens, base.rotary_emb, _norm(base.norm), head
+        self.layers = [_Layer(layer) for layer in base.layers]
         self._angles: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def of(module: Any, head: Callable[[Tensor], Tensor] | None) -> Decoder | None:
         """None where the module is built in another way, or gives other logits."""
-        if head is None or not _is_standard(trunk(plain(module))) or not layout.can_pack(module):
+        if head is None or not _is_standard(trunk(plain(module))) or not layout.sees_all(module):
             return None
-        decoder = Decoder(module, head)
-        return decoder if decoder._agrees(module) else None
+        try:
+            decoder = Decoder(module, head)
+            return decoder if decoder._agrees(module) else None
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return None
 
-    def step(self, ids: Tensor, position: Tensor, layers: list[Any], bias: Tensor | None) -> Tensor:
-        """[rows, vocabulary] logits after `ids` [rows] at `position` [rows], whose keys and values go into `layers`.
+    def step(self, ids: Tensor, position: Tensor, stores: list[Any], bias: Tensor | None) -> Tensor:
+        """[rows, vocabulary] logits after `ids` [rows] at `position` [rows].
 
-        bias  [rows, 1, 1, columns] that is added to scores: −inf where a row has nothing; None: every column is in use
+        stores  of keys and values, one a layer, that take the new ones
+        bias    [rows, 1, 1, columns] that is added to scores: −inf where a row has nothing; None: it has everywhere
         """
         x = self.embed(ids)
         cos, sin = self._angle(position, x)
-        for layer, store in zip(self.layers, layers, strict=True):
-            x = x + self._attend(layer.self_attn, _rms(layer.input_layernorm, x), cos, sin, store, bias)
-            y, mlp = _rms(layer.post_attention_layernorm, x), layer.mlp
-            x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(y)).mul_(mlp.up_proj(y)))
-        return self.head(_rms(self.norm, x))
-
-    def _attend(self, attention: Any, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None) -> Tensor:
-        width = attention.head_dim
-        q, k, v = (p(x).view(len(x), -1, width) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-        if hasattr(attention, "q_norm"):
-            q, k = _rms(attention.q_norm, q), _rms(attention.k_norm, k)
-        q, k = _turn(q, cos, sin), _turn(k, cos, sin)
-        keys, values = store.update(k[:, :, None], v[:, :, None])
-        grouped = q.view(len(x), keys.shape[1], -1, width).mul_(attention.scaling)
-        scores = grouped @ keys.transpose(2, 3)
-        if bias is not None:
-            scores += bias
-        return attention.o_proj((torch.softmax(scores, -1) @ values).view(len(x), -1))
+        for layer, store in zip(self.layers, stores, strict=True):
+            x = layer(x, cos, sin, store, bias)
+        return self.head(self.norm(x))
 
     def _angle(self, position: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) [rows, 1, width] with the sign of the half-turn in sin; the table grows with the positions seen."""
+        """(cos, sin) [rows, 1, width], sin with the sign of the half-turn; the table grows with the positions seen."""
         need = int(position.max()) + 1
         if self._angles is None or len(self._angles[0]) < need:
             columns = torch.arange(-(-need // 256) * 256, device=x.device)
@@ -85,18 +70,43 @@ class Decoder:
 
     @torch.inference_mode()
     def _agrees(self, module: Any) -> bool:
-        """Whether seven steps give the logits of the module's own forward, row by row, beside a shorter row."""
+        """Whether seven steps of two rows give the logits of the module's own forward."""
         device = next(module.parameters()).device
         vocabulary = self.embed.weight.shape[0]
         ids = torch.arange(3, 3 + 14, device=device).view(2, 7) * 31 % vocabulary
-        try:
-            expected = plain(module)(input_ids=ids).logits
-            stores: list[Any] = [_Grown() for _ in self.layers]
-            got = [self.step(ids[:, t], torch.full((2,), t, device=device), stores, None) for t in range(7)]
-        except (AttributeError, RuntimeError, TypeError, ValueError):
-            return False
+        expected = plain(module)(input_ids=ids).logits
+        stores: list[Any] = [_Grown() for _ in self.layers]
+        got = [self.step(ids[:, t], torch.full((2,), t, device=device), stores, None) for t in range(7)]
         gap = (torch.stack(got, 1) - expected).abs().max() / expected.abs().max()
         return bool(gap <= (1e-9 if expected.dtype == torch.float64 else TOLERANCE))
+
+
+class _Layer:
+    """What a layer computes for one token a row."""
+
+    def __init__(self, layer: Any):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.width, self.scaling = attention.head_dim, attention.scaling
+        self.before, self.between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.q, self.k, self.v, self.o = (_linear(getattr(attention, f"{n}_proj")) for n in "qkvo")
+        self.norms = [_norm(getattr(attention, f"{n}_norm")) for n in "qk" if hasattr(attention, f"{n}_norm")]
+        self.gate, self.up, self.down = (_linear(getattr(mlp, f"{n}_proj")) for n in ("gate", "up", "down"))
+        self.act = mlp.act_fn
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None) -> Tensor:
+        y = self.before(x)
+        rows = len(x)
+        q, k, v = (p(y).view(rows, -1, self.width) for p in (self.q, self.k, self.v))
+        if self.norms:
+            q, k = self.norms[0](q), self.norms[1](k)
+        q, k = _turn(q, cos, sin), _turn(k, cos, sin)
+        keys, values = store.update(k[:, :, None], v[:, :, None])
+        scores = q.view(rows, keys.shape[1], -1, self.width).mul_(self.scaling) @ keys.transpose(2, 3)
+        if bias is not None:
+            scores += bias
+        x = x + self.o((torch.softmax(scores, -1) @ values).view(rows, -1))
+        y = self.between(x)
+        return x + self.down(self.act(self.gate(y)).mul_(self.up(y)))
 
 
 class _Grown:
@@ -115,8 +125,16 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def _rms(norm: Any, x: Tensor) -> Tensor:
-    return rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
+def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    shape, weight, eps = (len(norm.weight),), norm.weight, norm.variance_epsilon
+    return lambda x: torch.rms_norm(x, shape, weight, eps)
+
+
+def _linear(module: Any) -> Callable[[Tensor], Tensor]:
+    """The product alone where it is a plain layer; adapters and the like are called as they are."""
+    if type(module) is not nn.Linear:
+        return module  # type: ignore[no-any-return]
+    return partial(linear, weight=module.weight, bias=module.bias)
 
 
 def _is_standard(base: Any) -> bool:

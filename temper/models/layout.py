@@ -1,34 +1,37 @@
 """From turns to model input, and from hidden states to log-probs of sampled tokens.
 
-Only here do rows become padded rectangles. A row of the rectangle holds chains of turns (root to leaf) that share
-their beginning: what they share is computed once, forward and backward, and a mask keeps branches apart. Every TOKEN
-row is scored in the first row that holds it.
+Every turn is computed once, forward and backward, however many branches share it. Where a model's attention can be told
+who looks at whom (`temper.models.plan`), all turns lie behind one another in a single row without padding; else every
+chain of turns, root to leaf, is a row of a padded rectangle. Every TOKEN row is scored where it is first found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from temper.carrier import Batch
 from temper.columns import ALLOWED, SUPPORT, TEMPERATURE, TOKEN
-from temper.models.load import hidden_width, plain, trunk
+from temper.models import attention
+from temper.models.load import plain, trunk
+from temper.models.plan import Unit, moved, planned
 from temper.models.probe import accepted, branches_apart
 
-CHUNK = 1 << 24  # logits held at once (rows x vocabulary); more are recomputed chunk by chunk in the backward pass
+CHUNK = 1 << 24  # logits held at once (rows x vocabulary); more are computed again, chunk by chunk, backward
+Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Padded model input.
+    """Model input.
 
     ids, position [rows, width]  place [tokens]: flat index that predicts each TOKEN row
-    mask [rows, width] (1 = a token) where every row is one chain, else [rows, 1, width, width] (true = may look)
+    mask [rows, width] (1 = a token), or what carries a plan of attention
     """
 
     ids: Tensor
@@ -37,34 +40,22 @@ class Rectangle:
     place: Tensor
 
 
-@dataclass
-class Row:
-    """Turns laid side by side, parents before children; `at` is where each begins."""
-
-    at: dict[int, int] = field(default_factory=dict)
-    width: int = 0
-    chains: int = 0
-
-    def add(self, path: list[int], length: list[int]) -> None:
-        for turn in path:
-            if turn not in self.at:
-                self.at[turn] = self.width
-                self.width += length[turn]
-        self.chains += 1
-
-
 def chains(b: Batch) -> list[list[int]]:
     """Root-to-leaf chains of turns that cover every sampled turn, each turn list in order."""
-    s = b.structure
-    parent, sampled = s.parent.tolist(), s.sampled.tolist()
-    needed, inner = set(), set()
+    parent = b.structure.parent.tolist()
+    needed = _needed(b)
+    inner = {parent[turn] for turn in needed}
+    return [_path(leaf, parent) for leaf in needed if leaf not in inner]
+
+
+def _needed(b: Batch) -> list[int]:
+    """The sampled turns and what they had in context, parents before children."""
+    parent, sampled = b.structure.parent.tolist(), b.structure.sampled.tolist()
+    needed = list(sampled)
     for turn in range(len(parent) - 1, -1, -1):
-        if sampled[turn] or turn in needed:
-            needed.add(turn)
-            if parent[turn] >= 0:
-                needed.add(parent[turn])
-                inner.add(parent[turn])
-    return [_path(leaf, parent) for leaf in sorted(needed - inner)]
+        if needed[turn] and parent[turn] >= 0:
+            needed[parent[turn]] = True
+    return [turn for turn, wanted in enumerate(needed) if wanted]
 
 
 def _path(turn: int, parent: list[int]) -> list[int]:
@@ -75,88 +66,77 @@ def _path(turn: int, parent: list[int]) -> list[int]:
     return path[::-1]
 
 
-def pack(b: Batch, token_cost: float) -> list[Row]:
-    """Chains as rows. A chain joins the row of its root where that costs less than a row of its own.
-
-    A row of w tokens costs token_cost·w + w²: what its tokens cost beside attention (in tokens attended to), and that.
-    With token_cost 0 every chain is a row.
-    """
-    length = b.structure.start.diff().tolist()
-    rows: list[Row] = []
-    by_root: dict[int, Row] = {}
-    for path in chains(b):
-        row = by_root.get(path[0])
-        alone = sum(length[u] for u in path)
-        new = 0 if row is None else sum(length[u] for u in path if u not in row.at)
-        if row is None or not token_cost or _joined(row.width, new, token_cost) > _joined(0, alone, token_cost):
-            row = by_root[path[0]] = Row()
-            rows.append(row)
-        row.add(path, length)
-    return rows
-
-
-def _joined(width: int, new: int, token_cost: float) -> float:
-    """What `new` more tokens cost in a row of `width`."""
-    return token_cost * new + (2 * width + new) * new
+def units(b: Batch) -> list[Unit]:
+    """The turns that are needed, as stretches between two forks, each behind the stretch that it continues."""
+    parent, length = b.structure.parent.tolist(), b.structure.start.diff().tolist()
+    needed = _needed(b)
+    children = [0] * len(parent)
+    for turn in needed:
+        if parent[turn] >= 0:
+            children[parent[turn]] += 1
+    made: list[Unit] = []
+    unit_of: dict[int, int] = {}
+    for turn in needed:
+        up = parent[turn]
+        if up >= 0 and children[up] == 1:
+            unit_of[turn] = unit_of[up]
+        else:
+            unit_of[turn] = len(made)
+            made.append(Unit(unit_of[up] if up >= 0 else -1))
+        made[unit_of[turn]].turns.append(turn)
+        made[unit_of[turn]].length += length[turn]
+    return made
 
 
-def rectangle(b: Batch, token_cost: float = 0, pad: int = 0) -> Rectangle:
+def rectangle(b: Batch, flat: bool = False) -> Rectangle:
     """The model input that scores every TOKEN row of `b`. ValueError when a sampled turn has nothing before it."""
+    stretches = units(b) if flat else []
+    rows = [[u for unit in stretches for u in unit.turns]] if flat else chains(b)
+    length = b.structure.start.diff().tolist()
+    widths = [sum(length[u] for u in row) for row in rows]
+    ids, position, place = _laid(b, rows, max(widths, default=0), length)
+    if flat:
+        return Rectangle(ids, position, planned(stretches), place)
+    mask = (torch.arange(ids.shape[1])[None] < torch.tensor(widths, dtype=torch.int64)[:, None]).long()
+    return Rectangle(ids, position, mask, place)
+
+
+def _laid(b: Batch, rows: list[list[int]], width: int, length: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, position, place) with the turns of each row behind one another."""
     s = b.structure
-    start, length, sampled = s.start.tolist(), s.start.diff().tolist(), s.sampled.tolist()
-    parent = s.parent.tolist()
-    rows = pack(b, token_cost)
-    width = max((r.width for r in rows), default=0)
-    ids = torch.full((len(rows), width), pad, dtype=torch.int64)
+    start, sampled, parent = s.start.tolist(), s.sampled.tolist(), s.parent.tolist()
+    ids = torch.zeros((len(rows), width), dtype=torch.int64)
     position = torch.zeros((len(rows), width), dtype=torch.int64)
     depth = [0] * len(parent)
     for turn, up in enumerate(parent):
         depth[turn] = depth[up] + length[up] if up >= 0 else 0
     here, before = [-1] * len(parent), [-1] * len(parent)  # flat index of a sampled turn's first token, and before it
     for r, row in enumerate(rows):
-        for turn, at in row.at.items():
+        column, at = 0, dict[int, int]()
+        for turn in row:
             n = length[turn]
-            ids[r, at : at + n] = s.ids[start[turn] : start[turn + 1]]
-            position[r, at : at + n] = torch.arange(depth[turn], depth[turn] + n)
+            at[turn] = column
+            ids[r, column : column + n] = s.ids[start[turn] : start[turn + 1]]
+            position[r, column : column + n] = torch.arange(depth[turn], depth[turn] + n)
             if sampled[turn] and n and here[turn] < 0:
-                here[turn], before[turn] = r * width + at, r * width + _before(row, turn, parent, length)
-    of = s.token_turn
-    offset = s.token_position - s.start[of]
-    place = torch.where(offset == 0, torch.tensor(before)[of], torch.tensor(here)[of] + offset - 1)
-    return Rectangle(ids, position, _mask(rows, width, parent), place)
+                here[turn], before[turn] = r * width + column, r * width + _before(at, turn, parent, length)
+            column += n
+    offset = s.token_position - s.start[s.token_turn]
+    first, inside = torch.tensor(before)[s.token_turn], torch.tensor(here)[s.token_turn] + offset - 1
+    return ids, position, torch.where(offset == 0, first, inside)
 
 
-def _before(row: Row, turn: int, parent: list[int], length: list[int]) -> int:
+def _before(at: dict[int, int], turn: int, parent: list[int], length: list[int]) -> int:
     """Column of the last token before `turn` in its own chain (empty turns have none)."""
     up = parent[turn]
     while up >= 0 and length[up] == 0:
         up = parent[up]
     if up < 0:
         raise ValueError("a sampled turn opens a context: give the environment's turn before it at least one token")
-    return row.at[up] + length[up] - 1
+    return at[up] + length[up] - 1
 
 
-def _mask(rows: list[Row], width: int, parent: list[int]) -> Tensor:
-    column = torch.arange(width)
-    if all(row.chains == 1 for row in rows):
-        return (column[None] < torch.tensor([row.width for row in rows])[:, None]).long()
-    mask = torch.zeros((len(rows), 1, width, width), dtype=torch.bool)
-    for r, row in enumerate(rows):
-        number = {turn: i for i, turn in enumerate(row.at)}
-        sees = torch.zeros((len(number) + 1, len(number) + 1), dtype=torch.bool)  # the last is padding
-        for turn, i in number.items():
-            if parent[turn] >= 0:
-                sees[i] = sees[number[parent[turn]]]
-            sees[i, i] = True
-        ends = torch.tensor(list(row.at.values()))
-        owner = torch.searchsorted(ends, column, right=True) - 1
-        owner[row.width :] = len(number)
-        mask[r, 0] = sees[owner][:, owner] & (column[:, None] >= column[None, :])
-    mask[:, 0, column, column] = True  # padding looks at itself, so that no row of the softmax is empty
-    return mask
-
-
-def head_of(module: Any) -> Callable[[Tensor], Tensor] | None:
+def head_of(module: Any) -> Head | None:
     """hidden states -> logits, as this model computes them; None when base model and head cannot be told apart."""
     model = plain(module)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -170,6 +150,7 @@ def head_of(module: Any) -> Callable[[Tensor], Tensor] | None:
         out: Tensor = head(hidden) * scale if scale != 1.0 else head(hidden)
         return torch.tanh(out / cap) * cap if cap else out
 
+    logits.weights = [p for p in head.parameters() if p.requires_grad]  # type: ignore[attr-defined]
     return logits if _head_agrees(model, logits) else None
 
 
@@ -187,10 +168,10 @@ def _head_agrees(model: Any, logits: Callable[[Tensor], Tensor]) -> bool:
     return bool(full.shape == mine.shape and torch.allclose(full, mine, atol=1e-3, rtol=1e-3))
 
 
-def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) -> Tensor:
+def forward(module: Any, r: Rectangle, head: Head | None) -> Tensor:
     """[tokens, width] hidden states that predict each TOKEN row; without a head, [tokens, vocabulary] logits."""
     device = next(module.parameters()).device
-    full = None if r.mask.dim() == 2 and bool(r.mask.all()) else r.mask.to(device)
+    full = None if r.mask.dim() == 2 and bool(r.mask.all()) else moved(r.mask, device)
     model = plain(module) if head is None else trunk(module)
     inputs = accepted(model, input_ids=r.ids.to(device), attention_mask=full, position_ids=r.position.to(device))
     out = model(**inputs, use_cache=False)
@@ -198,27 +179,22 @@ def forward(module: Any, r: Rectangle, head: Callable[[Tensor], Tensor] | None) 
     return rows.flatten(0, 1)[r.place.to(device)]
 
 
-def token_cost(module: Any) -> float:
-    """What a token costs beside attention, in tokens attended to (see pack); 0 where rows cannot be packed.
-
-    A layer of width d takes about 24·d² operations a token, and 4·d for each token attended to: 6·d. The kernels of
-    attention reach less of a processor's speed than matrix products do, so 4·d.
-    """
-    return 4 * hidden_width(module) if can_pack(module) else 0
-
-
 def can_pack(module: Any) -> bool:
-    """Whether chains may share a row behind a mask: full attention everywhere, and results that do not change."""
+    """Whether all turns may lie in one row behind a plan: our attention in use, and results that do not change."""
     model = plain(module)
-    config = model.config.get_text_config()
+    ours = getattr(model.config.get_text_config(), "_attn_implementation", None) == attention.NAME
+    return ours and sees_all(module) and trunk(model) is not None and branches_apart(trunk(model))
+
+
+def sees_all(module: Any) -> bool:
+    """Whether every layer attends to the whole past."""
+    config = plain(module).config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    kernel = getattr(config, "_attn_implementation", None) in ("sdpa", "temper")
-    full = set(kinds) == {"full_attention"} and (window is None or "layer_types" in config.to_dict())
-    return kernel and full and trunk(model) is not None and branches_apart(trunk(model))
+    return set(kinds) == {"full_attention"} and (window is None or "layer_types" in config.to_dict())
 
 
-def score(b: Batch, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+def score(b: Batch, hidden: Tensor, head: Head | None) -> tuple[Tensor, Tensor]:
     """(log-prob, entropy) [tokens] of each TOKEN row under the distribution that it was sampled from.
 
     Temperature, truncated support and allowed ids are those stored with its turn, so that the ratio to the sampler's
@@ -231,14 +207,72 @@ def score(b: Batch, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> 
     rows = max(1, CHUNK // vocabulary)
     if len(ids) <= rows:
         return _score_chunk(hidden, ids, temperature, head, cut)
-    parts = []
+    scored: tuple[Tensor, Tensor] = _Chunked.apply(hidden, ids, temperature, head, cut, rows, *_weights(head))  # type: ignore[no-untyped-call]
+    return scored
+
+
+class _Chunked(torch.autograd.Function):
+    """`_score_chunk` over `rows` rows at a time; backward computes each chunk again and keeps nothing of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, ids: Tensor, temperature: Tensor, head: Head | None, cut: list[Any] | None, rows: int,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx.save_for_backward(hidden, ids, temperature)
+        ctx.rest = head, cut, rows, weights
+        ctx.autocast = _autocast(hidden)
+        ctx.set_materialize_grads(False)
+        parts = [_score_chunk(*p) for p in _pieces(hidden, ids, temperature, head, cut, rows)]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    @staticmethod
+    def backward(ctx: Any, by_logp: Tensor | None, by_entropy: Tensor | None) -> tuple[Any, ...]:
+        hidden, ids, temperature = ctx.saved_tensors
+        head, cut, rows, weights = ctx.rest
+        out, totals = torch.zeros_like(hidden), [torch.zeros_like(w) for w in weights]
+        for n, (x, y, t, _, kept) in enumerate(_pieces(hidden, ids, temperature, head, cut, rows)):
+            at = slice(n * rows, n * rows + len(x))
+            with torch.enable_grad(), ctx.autocast():
+                leaf = x.detach().requires_grad_()
+                raw = leaf if head is None else head(leaf)
+            g, e = (None if by is None else by[at] for by in (by_logp, by_entropy))
+            found = torch.autograd.grad(raw, [leaf, *weights], _by_logits(raw.detach(), y, t, kept, g, e))
+            out[at] = found[0]
+            for total, more in zip(totals, found[1:]):
+                total += more
+        return (out, None, None, None, None, None, *totals)
+
+
+def _by_logits(
+    raw: Tensor, ids: Tensor, temperature: Tensor, cut: list[Any] | None, g: Tensor | None, e: Tensor | None
+) -> Tensor:
+    """[rows, vocabulary] gradient of Σ g·log p(id) + e·H by the logits: g (1[id] − p) − e p (log p + H), over T."""
+    logp = _tempered(raw, temperature, cut).log_softmax(-1)
+    p = logp.exp()
+    out = torch.zeros_like(p) if e is None else -e[:, None] * p * (logp.masked_fill_(p == 0, 0) + _entropy(logp, p))
+    if g is not None:
+        out.addcmul_(p, g[:, None], value=-1).scatter_add_(1, ids[:, None], g[:, None].to(out.dtype))
+    return out.div_(temperature[:, None]).to(raw.dtype)
+
+
+def _pieces(
+    hidden: Tensor, ids: Tensor, temperature: Tensor, head: Head | None, cut: list[Any] | None, rows: int
+) -> Iterator[tuple[Any, ...]]:
     for lo in range(0, len(ids), rows):
-        piece = slice(lo, lo + rows)
-        some = None if cut is None else cut[piece]
-        parts.append(
-            checkpoint(_score_chunk, hidden[piece], ids[piece], temperature[piece], head, some, use_reentrant=False)
-        )
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        at = slice(lo, lo + rows)
+        yield hidden[at], ids[at], temperature[at], head, None if cut is None else cut[at]
+
+
+def _autocast(x: Tensor) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Makes the autocast that is in force now."""
+    kind = x.device.type
+    on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+    return lambda: torch.autocast(kind, dtype, enabled=on)
+
+
+def _weights(head: Head | None) -> list[Tensor]:
+    return [] if head is None else list(head.weights)  # type: ignore[attr-defined]
 
 
 def _vocabulary(head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
@@ -247,17 +281,23 @@ def _vocabulary(head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
 
 
 def _score_chunk(
-    hidden: Tensor, ids: Tensor, temperature: Tensor, head: Callable[[Tensor], Tensor] | None, cut: list[Any] | None
+    hidden: Tensor, ids: Tensor, temperature: Tensor, head: Head | None, cut: list[Any] | None
 ) -> tuple[Tensor, Tensor]:
-    logits = hidden if head is None else head(hidden)
+    logp = _tempered(hidden if head is None else head(hidden), temperature, cut).log_softmax(-1)
+    p = logp.exp()
+    return logp.gather(1, ids[:, None]).squeeze(1), _entropy(logp, p).squeeze(1)
+
+
+def _tempered(logits: Tensor, temperature: Tensor, cut: list[Any] | None) -> Tensor:
+    """In at least float32, over their temperature, −inf where a token could not be sampled."""
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits = logits.to(wide) / temperature[:, None]
-    if cut is not None:
-        logits = torch.where(_kept(cut, logits), logits, torch.full_like(logits, -torch.inf))
-    logp = torch.log_softmax(logits, dim=-1)
-    p = logp.exp()
-    entropy = -(p * torch.where(p > 0, logp, torch.zeros_like(logp))).sum(-1)
-    return logp.gather(1, ids[:, None]).squeeze(1), entropy
+    return logits if cut is None else torch.where(_kept(cut, logits), logits, torch.full_like(logits, -torch.inf))
+
+
+def _entropy(logp: Tensor, p: Tensor) -> Tensor:
+    """[rows, 1]"""
+    return -(p * torch.where(p > 0, logp, torch.zeros_like(logp))).sum(-1, keepdim=True)
 
 
 def _cuts(b: Batch) -> list[Any] | None:

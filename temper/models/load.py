@@ -145,7 +145,7 @@ def _ready(module: Any, device: str, checkpointing: bool) -> nn.Module:
     target, inner = pick_device(device), plain(module)
     if attention.capped(inner):
         inner.set_attn_implementation("eager")  # every other kernel of transformers leaves the cap out
-    elif target.type == "cpu" and attention.fits(inner):
+    elif attention.fits(inner):
         inner.set_attn_implementation(attention.register())
     ready: nn.Module = module.to(target).eval()
     if target.type == "cpu":  # out of the mapped file: what is written to it later must not reach a run

@@ -1,4 +1,4 @@
-"""Measured, not believed: what a model's forward takes, and whether branches behind a mask leave its results alone."""
+"""Measured, not believed: what a model's forward takes, and whether branches behind a plan leave its results alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from temper.models.plan import Unit, moved, planned
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}  # of the largest hidden state; other types: 0.05
 
@@ -33,14 +35,12 @@ def branches_apart(base: Any) -> bool:
     if "position_ids" not in accepted(base, position_ids=None):
         return False
     one, two = [1, 2, 3, 4, 5], [1, 2, 6, 7, 8]
-    column = torch.arange(8)
     position = torch.tensor([0, 1, 2, 3, 4, 2, 3, 4])
-    mask = column[:, None] >= column[None, :]
-    mask[5:, 2:5] = False
+    plan = planned([Unit(-1, length=2), Unit(0, length=3), Unit(0, length=3)])
     try:
         alone = _hidden(base, torch.tensor([one, two]), torch.arange(5).expand(2, 5), None)
-        packed = _hidden(base, torch.tensor([one + two[2:]]), position[None], mask[None, None])
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        packed = _hidden(base, torch.tensor([one + two[2:]]), position[None], plan)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, IndexError):
         return False  # it does not take such a mask
     expected = torch.cat([alone[0], alone[1, 2:]])
     limit = TOLERANCE.get(expected.dtype, 0.05) * float(expected.abs().max())
@@ -52,7 +52,7 @@ def _hidden(base: Callable[..., Any], ids: Tensor, position: Tensor, mask: Tenso
     with torch.no_grad():
         out = base(
             input_ids=ids.to(device), position_ids=position.to(device), use_cache=False,
-            attention_mask=None if mask is None else mask.to(device),
+            attention_mask=None if mask is None else moved(mask, device),
         )  # fmt: skip
     hidden: Tensor = out.last_hidden_state
     return hidden

@@ -55,9 +55,9 @@ def gpt2(seed: int = 0) -> nn.Module:
         return load._ready(GPT2LMHeadModel(config).double(), "cpu", False)
 
 
-def learner(budget: int = 16384, widest: int | None = None, modules: list[nn.Module] | None = None) -> LocalLearner:
+def learner(budget: int = 16384, flat: bool | None = None, modules: list[nn.Module] | None = None) -> LocalLearner:
     made = LocalLearner(gpt2(), AdamW(lr=0.0, clip=0.0), modules, token_budget=budget)
-    made.token_cost = made.token_cost if widest is None else widest
+    made.flat = made.flat if flat is None else flat
     return made
 
 
@@ -151,9 +151,9 @@ def terms_of(what: str) -> list[Term]:
     return [Term(what, loss), Term("policy", Policy())]
 
 
-def gradient(b: Batch, terms: list[Term], budget: int, widest: int) -> tuple[Tensor, dict[str, float]]:
+def gradient(b: Batch, terms: list[Term], budget: int, flat: bool) -> tuple[Tensor, dict[str, float]]:
     update = Update(None, terms)
-    made = learner(budget, widest, update.modules)
+    made = learner(budget, flat, update.modules)
     metrics = made.update(b, terms)
     grads = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in made.trained]
     return torch.cat([g.double() for g in grads]), metrics
@@ -166,13 +166,13 @@ KINDS = [*AGGREGATIONS, "trajectory", "group", "value"]
 def test_the_gradient_does_not_depend_on_how_the_batch_is_run(what: str) -> None:
     """Micro-batch budgets from a token to everything, rows in another order, shared beginnings packed or not."""
     b, terms = mixed(), terms_of(what)
-    whole, metrics = gradient(b, terms, 1 << 20, 0)
+    whole, metrics = gradient(b, terms, 1 << 20, False)
     assert float(whole.abs().max()) > 1e-3
-    for rows, budget, widest in [
-        (b, 1, 0), (b, 12, 0), (b, 30, 0), (b, 1 << 20, 64), (b, 20, 64), (b, 9, 16), (shuffled(b, 1), 1 << 20, 0),
-        (shuffled(b, 2), 14, 0), (shuffled(b, 3), 25, 32),
+    for rows, budget, flat in [
+        (b, 1, False), (b, 12, False), (b, 30, False), (b, 1 << 20, True), (b, 20, True), (b, 9, True),
+        (shuffled(b, 1), 1 << 20, False), (shuffled(b, 2), 14, False), (shuffled(b, 3), 25, True),
     ]:  # fmt: skip
-        parts, their_metrics = gradient(rows, terms, budget, widest)
+        parts, their_metrics = gradient(rows, terms, budget, flat)
         assert float((parts - whole).abs().max()) < 1e-12 * max(1.0, float(whole.abs().max()))
         for name, value in metrics.items():  # metrics are summed in float32
             assert their_metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
@@ -326,8 +326,8 @@ def test_a_role_does_not_train_on_what_another_role_said() -> None:
 def test_read_gives_the_same_in_any_split() -> None:
     b = mixed()
     whole = learner().read(b, {LOGP.of("old"): LOGP, ENTROPY.of("old"): ENTROPY})
-    for budget, widest in ((5, 0), (20, 32), (64, 64)):
-        parts = learner(budget, widest).read(b, {LOGP.of("old"): LOGP, ENTROPY.of("old"): ENTROPY})
+    for budget, flat in ((5, False), (20, True), (64, True)):
+        parts = learner(budget, flat).read(b, {LOGP.of("old"): LOGP, ENTROPY.of("old"): ENTROPY})
         for column in (LOGP.of("old"), ENTROPY.of("old")):
             torch.testing.assert_close(parts[column], whole[column], rtol=0, atol=1e-12)
     half = learner().read(b, {LOGP.of("old"): lambda live: live[LOGP] / 2})

@@ -21,6 +21,7 @@ from temper.errors import UserError
 from temper.loop import train
 from temper.methods.objectives.grpo import grpo
 from temper.models import attention, layout, load
+from temper.models.tiny import tiny_model
 from temper.objective import Update
 from temper.parts.curricula import Shuffled
 from temper.policy import Policy
@@ -125,10 +126,10 @@ def test_learner_scores_what_was_sampled_packed_or_not(build: Build, name: str) 
     batch = Batch.of(episodes(policy))
     learner: LocalLearner = policy.learner
     assert learner.head is not None  # logits exist only for sampled tokens
-    assert (learner.token_cost == 0) == (name in WINDOWED + RECURRENT)  # where a mask cannot keep branches apart
+    assert learner.flat == (name not in WINDOWED + RECURRENT)  # where a plan can keep branches apart
     assert policy.sampler.cached == (name not in RECURRENT)
-    for widest in (learner.token_cost, 0):
-        learner.token_cost = widest
+    for flat in {learner.flat, False}:
+        learner.flat = flat
         got = learner.read(batch, {LOGP: LOGP})[LOGP]
         torch.testing.assert_close(got, batch[BEHAVIOUR], atol=3e-5, rtol=0)
 
@@ -247,16 +248,14 @@ def test_soft_capped_attention_is_computed(build: Build) -> None:
         attention.attend(torch.nn.Module(), *[torch.zeros(1, 2, 3, 4)] * 3, None, softcap=5.0)
 
 
-def test_packing_is_refused_to_models_that_it_would_change(tmp_path: Path) -> None:
-    """ALiBi takes distances from columns: the probe finds that branches behind a mask would score differently."""
-    import transformers
-
-    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
-    alibi, rotary = (
-        transformers.FalconForCausalLM(transformers.FalconConfig(**sizes, alibi=a, initializer_range=0.5)).eval()
-        for a in (True, False)
-    )
-    assert layout.can_pack(rotary) and not layout.can_pack(alibi)
+def test_packing_is_refused_to_models_that_it_would_change() -> None:
+    """Positions that come from columns: the probe finds that branches behind a plan would score differently."""
+    model = load._ready(tiny_model(), "cpu", False)
+    assert layout.can_pack(model)
+    rotary = model.model.rotary_emb
+    forward = rotary.forward
+    rotary.forward = lambda x, position_ids: forward(x, torch.arange(x.shape[1])[None])
+    assert not layout.can_pack(model)
 
 
 def test_end_of_turn_comes_from_the_chat_template_too(build: Build, tmp_path: Path) -> None:

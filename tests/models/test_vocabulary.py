@@ -54,11 +54,11 @@ class WithEntropy:
 
 def gradient(policy: Any, batch: Batch) -> tuple[Tensor, int]:
     """(gradient of the embedding, most rows of logits that the forward pass kept for the backward pass)."""
-    kept = 0
+    kept, weights = 0, {p.data_ptr() for p in policy.learner.module.parameters()}
 
     def note(x: Tensor) -> Tensor:
         nonlocal kept
-        if x.shape[-1:] == (VOCABULARY,) and x.dim() > 1:
+        if x.shape[-1:] == (VOCABULARY,) and x.dim() > 1 and x.data_ptr() not in weights:
             kept = max(kept, x.shape[0])
         return x
 
@@ -78,14 +78,14 @@ def test_logits_exist_chunk_by_chunk(large: str, monkeypatch: pytest.MonkeyPatch
     assert kept == batch.size(TOKEN)  # a few tokens fit at once
 
     widest: list[int] = []
-    score = layout._score_chunk
+    tempered = layout._tempered
 
-    def watched(hidden: Tensor, *rest: Any) -> Any:
-        widest.append(len(hidden))
-        return score(hidden, *rest)
+    def watched(logits: Tensor, *rest: Any) -> Tensor:
+        widest.append(len(logits))
+        return tempered(logits, *rest)
 
     monkeypatch.setattr(layout, "CHUNK", ROWS * VOCABULARY)
-    monkeypatch.setattr(layout, "_score_chunk", watched)
+    monkeypatch.setattr(layout, "_tempered", watched)
     chunked, kept = gradient(policy, batch)
     assert kept <= ROWS and max(widest) == ROWS
     assert len(widest) >= 2 * (batch.size(TOKEN) // ROWS)  # each computed again in the backward pass

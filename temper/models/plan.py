@@ -1,0 +1,141 @@
+"""Who looks at whom, where stretches of several contexts lie behind one another in one row.
+
+A stretch (`Unit`) is what lies between two forks. Its tokens look at everything that its ancestors hold, and at
+themselves up to their own place. Stretches of similar size are gathered and attend together, so nothing is computed for
+pairs that may not see each other. The plan travels in the place of the attention mask, which every layer hands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WASTE, FREE = 1.25, 20_000  # a piece ends where padding makes it WASTE times its pairs, and FREE pairs more
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
+@dataclass
+class Unit:
+    """`length` tokens of `turns`, behind the unit `parent` (−1: a context begins)."""
+
+    parent: int
+    turns: list[int] = field(default_factory=list)
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Units that attend together.
+
+    queries [units, q], keys [units, k]  columns of the row, padded with any column
+    mask [units, 1, q, k]                true = may look; None: all begin a context, so that it is causal
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """back [columns]: where the output of each column is among the outputs of all pieces."""
+
+    pieces: tuple[Piece, ...]
+    back: Tensor
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
+        """query [1, heads, columns, width], key and value [1, kv heads, …] -> [1, columns, heads, width]."""
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        out = [
+            kernel(_take(q, p.queries), _take(k, p.keys), _take(v, p.keys), p.mask, p.mask is None)
+            .transpose(1, 2)
+            .flatten(0, 1)
+            for p in self.pieces
+        ]
+        return torch.cat(out).index_select(0, self.back)[None]
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x [columns, heads, width] at index [units, n] -> [units, heads, n, width]."""
+    return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:]).transpose(1, 2)
+
+
+def planned(units: Sequence[Unit]) -> Tensor:
+    """A stand-in for the mask of one row that holds `units` in their order; it carries their plan."""
+    begin = [0]
+    for unit in units:
+        begin.append(begin[-1] + unit.length)
+    keys = [torch.zeros(0, dtype=torch.int64)] * len(units)
+    for n, unit in enumerate(units):
+        own = torch.arange(begin[n], begin[n + 1])
+        keys[n] = torch.cat([keys[unit.parent], own]) if unit.parent >= 0 else own
+    back = torch.zeros(begin[-1], dtype=torch.int64)
+    pieces, done = [], 0
+    for some in _bundles([(unit.length, len(k)) for unit, k in zip(units, keys)]):
+        q, k = max(units[n].length for n in some), max(len(keys[n]) for n in some)
+        for row, n in enumerate(some):
+            back[begin[n] : begin[n + 1]] = done + row * q + torch.arange(units[n].length)
+        done += len(some) * q
+        before = torch.tensor([len(keys[n]) - units[n].length for n in some])
+        queries = torch.stack([_padded(torch.arange(begin[n], begin[n + 1]), q) for n in some])
+        pieces.append(Piece(queries, torch.stack([_padded(keys[n], k) for n in some]), _mask(before, q, k)))
+    return _carrying(Plan(tuple(pieces), back))
+
+
+def _bundles(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Units of (queries, keys) that attend together: those that begin a context, then the others, by size."""
+    order = sorted((n for n, (q, _) in enumerate(sizes) if q), key=lambda n: (sizes[n][0] < sizes[n][1], *sizes[n]))
+    bundles: list[list[int]] = []
+    widest = longest = real = 0
+    for n in order:
+        q, k = sizes[n]
+        last = bundles[-1] if bundles else []
+        padded = (len(last) + 1) * max(widest, q) * max(longest, k)
+        mixed = bool(last) and (q < k) != (sizes[last[0]][0] < sizes[last[0]][1])
+        if not last or mixed or padded > max(WASTE * (real + q * k), real + q * k + FREE):
+            bundles.append([])
+            widest = longest = real = 0
+        bundles[-1].append(n)
+        widest, longest, real = max(widest, q), max(longest, k), real + q * k
+    return bundles
+
+
+def _padded(index: Tensor, n: int) -> Tensor:
+    return torch.cat([index, index[-1:].expand(n - len(index))])
+
+
+def _mask(before: Tensor, q: int, k: int) -> Tensor | None:
+    """[units, 1, q, k] ([1, …] where all are alike); padded queries look at something, padded keys are never seen."""
+    if not bool(before.any()):
+        return None
+    before = before[:1] if bool((before == before[0]).all()) else before
+    return torch.arange(k) <= (before[:, None] + torch.arange(q))[:, None, :, None]
+
+
+def _carrying(plan: Plan) -> Tensor:
+    mask: Any = torch.zeros((1, 1, 1, 1), dtype=torch.bool)
+    mask.plan = plan
+    return mask  # type: ignore[no-any-return]
+
+
+def plan_of(mask: Tensor | None) -> Plan | None:
+    """The plan that a mask stands for, if it does."""
+    return getattr(mask, "plan", None)
+
+
+def moved(mask: Tensor, device: torch.device) -> Tensor:
+    """The mask, or what it carries, on `device`."""
+    plan = plan_of(mask)
+    if plan is None or plan.back.device == device:
+        return mask.to(device)
+    pieces = [
+        Piece(p.queries.to(device), p.keys.to(device), None if p.mask is None else p.mask.to(device))
+        for p in plan.pieces
+    ]
+    there: Any = mask.to(device).clone()
+    there.plan = Plan(tuple(pieces), plan.back.to(device))
+    return there  # type: ignore[no-any-return]
