@@ -17,6 +17,7 @@ COMMANDS = {
     "list": ("catalogue:listing", "the recipes, methods, parts and tasks that there are"),
     "show": ("catalogue:show", "one of them: what it does, its options, its file"),
     "doctor": ("doctor:doctor", "what is usable on this machine, and why the rest is not"),
+    "bench": ("bench:bench", "what a trained sample costs here, beside TRL and beside the arithmetic that it needs"),
     "export": ("export:export", "a model out of a run, as a Hugging Face directory"),
     "report": ("export:report", "write a run's report.html again"),
     "setup": ("setup:setup", "install a package that pip cannot install by itself: temper setup reasoning-gym"),
