@@ -35,8 +35,8 @@ from temper.tasks.task import Task
 SLUG = "markovian-thinker-delethink"
 TERMS = 8
 WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
-SIZES = {"steps": 25, "groups": 12, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
-COLD = {"steps": 250, "groups": 32, "lr": 1e-3}  # of the supervised start
+SIZES = {"steps": 20, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
+COLD = {"steps": 220, "groups": 24, "lr": 1e-3}  # of the supervised start
 
 
 def running_sum(k: int, split: str = "train") -> Task:
@@ -87,7 +87,7 @@ def arm(way: str) -> Callable[[int, Path], dict[str, float]]:
         def recipe(seed: int) -> Run:
             made = train_on(
                 lambda policy: markovian_thinker_delethink(policy, env=env), name=way, model=started(),
-                train=[running_sum(k) for k in range(600)], held_out=[running_sum(k, "held out") for k in range(100)],
+                train=[running_sum(k) for k in range(600)], held_out=[running_sum(k, "held out") for k in range(80)],
                 judges=[Rewards([reward_from("exact_match")])], seed=seed, **SIZES,
             )  # fmt: skip
             corrupted = Corrupted(env.chunk, env.carry, env.head, env.chunks)
@@ -122,7 +122,7 @@ CHECK = Check(
     "tokens. Chunks: 16 tokens with 8 carried over (the first, and the last 7), at most 6; one chunk: 16 "
     "tokens; full context: 56. The three differ in nothing else. All start from temper-tiny after "
     f"{COLD['steps']} supervised steps on whole solutions (one start for all arms and seeds; no chunk is "
-    "shown), then 25 steps of 12 groups × 8. pass@1 on 100 held-out sums × 2. Corrupted: every carried digit "
+    "shown), then 20 steps of 10 groups × 8. pass@1 on 80 held-out sums × 2. Corrupted: every carried digit "
     "is replaced by another.",
     arms={**{name: arm(name) for name in WAYS}, "corrupted carry": corrupted},
     measures=[
