@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from temper.backends.base import AdamW
 from temper.envs.conversations import Conversations, demonstrated
-from temper.envs.games import everything, games, last_message
+from temper.envs.games import NIM, everything, games, last_message
 from temper.method import Method
 from temper.methods.environments.spiral_rae import spiral_rae as method
 from temper.methods.objectives.sft import sft
@@ -23,12 +23,13 @@ from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
 from temper.run import Run
-from temper.tasks.moves import shown_move
+from temper.tasks.moves import nim_deals, shown_move
 
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", "eval_attempts"))
 def spiral_rae(
     game: str = "Nim-v0",
+    varied: bool = True,
     history: bool = False,
     cold_start: int = 240,
     baseline: Literal["role", "shared", "none"] = "role",
@@ -39,10 +40,10 @@ def spiral_rae(
     minibatches: int = 1,
     turns: int = 50,
     model: str = "temper-tiny",
-    steps: int = 60,
-    groups: int = 1,
-    attempts: int = 64,
-    lr: float = 5e-4,
+    steps: int = 100,
+    groups: int = 8,
+    attempts: int = 8,
+    lr: float = 3e-4,
     max_tokens: int = 8,
     eval_tasks: int = 200,
     eval_every: int = 0,
@@ -53,6 +54,7 @@ def spiral_rae(
     """SPIRAL (Liu et al. 2025): self-play with an advantage against the average of the same role.
 
     game        of TextArena, for two players
+    varied      train on Nim from all kinds of piles (the measured games begin with 3, 4 and 5); other games as they are
     history     show rules and the whole game for every move, else the board alone (Nim and TicTacToe need no more)
     cold_start  steps of a first phase that imitates random legal moves (0: the model knows the format already)
     baseline    of the advantage: of the role in the game, one for both roles, or none
@@ -72,12 +74,13 @@ def spiral_rae(
     """
     start = str(out / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
     see: Callable[[str], str] = everything if history else last_message
+    train = nim_deals(5_000, seed) if varied and game == NIM else games(game, 10_000)
     run = train_on(
         lambda policy: _with(method(
             policy, game=game, see=see, turns=turns, baseline=RoleBaseline(decay, gamma, baseline != "shared"),
             clip=clip, max_tokens=max_tokens, epochs=epochs, minibatches=minibatches,
         ), baseline),
-        name="spiral-rae", train=games(game, 10_000), model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
+        name="spiral-rae", train=train, model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
         max_tokens=max_tokens, seed=seed, **options,
     )  # fmt: skip
     run.threads = 1  # the model is too small for more
