@@ -40,9 +40,9 @@ CHECK = Check(
     exact="tests/methods/test_unitymas_o.py: deltas add up to the last pass rate; reflectors, searches and chains by "
     "hand; with two policies zero reward for a role leaves its parameters exactly where they were, with one policy "
     "either role's reward moves it; a dropped workflow leaves nothing; code is judged outside the interpreter.",
-    note="Both mappings improve the pair in every seed. The untrained pair is measured with the same random numbers for "
-    "every seed, so its figure is one. The comparison of one policy with two is not a claim: two policies share out the "
-    "same samples and are trained on half as many each.",
+    note="Both mappings improve the pair in every seed. The untrained pair is measured with the same random numbers "
+    "for every seed, so its figure is one. The comparison of one policy with two is not a claim: two policies share "
+    "out the same samples and are trained on half as many each.",
 )
 
 if __name__ == "__main__":
