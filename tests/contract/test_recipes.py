@@ -29,6 +29,7 @@ OWN: dict[str, dict[str, Any]] = {
     "simpletir": {"mask_void": False}, "thor": {"tail": 0}, "rstar2-grpo-roc": {"keep": 2},  # a random model has no box
     "gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")},
     "trl": {"reward_func": ("tests.envs.adapters.test_trl:spread",)},
+    "verifiers": {"env": "tests.envs.adapters.test_verifiers:spread", "args": "{}"},
 }  # fmt: skip
 NEEDS = {  # a package that the recipe cannot do without
     "quickstart": "reasoning_gym", "gymnasium": "gymnasium", "asearcher": "bm25s", "verifiers": "verifiers",
@@ -149,7 +150,7 @@ TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # fo
 WRITTEN = "tests.envs.adapters.test_trl"
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
     "trl": {"env": f"{WRITTEN}:Counter", "tool": (f"{WRITTEN}:shout",), "reward_func": (f"{WRITTEN}:seen",)},
-    "verifiers": {"env": "verifiers.legacy:ReasoningGymEnv", "args": '{"gym": "gcd"}'},
+    "verifiers": {"env": "tests.envs.adapters.test_verifiers:other", "args": '{"gym": "gcd"}'},
     "simpletir": {"mask_void": True},
     "think2sql": {"weights": (0.5, 0.5)},
     "spiral_rae": {"game": "TicTacToe-v0"},

@@ -35,6 +35,18 @@ def exact(completion: Any, answer: str) -> float:
     return float(completion[-1]["content"] == answer)
 
 
+def spread(gym: str = "") -> Any:
+    """An environment in which the answers of a random model differ."""
+
+    def number(completion: Any) -> float:
+        return float(sum(str(completion).encode()) % 7)
+
+    return vf.SingleTurnEnv(dataset=rows(), rubric=vf.Rubric(funcs=[number]), system_prompt=gym or None)
+
+
+other = spread
+
+
 def single(*functions: Any, **options: Any) -> Verifiers:
     rubric = vf.Rubric(funcs=list(functions or (exact,)))
     return Verifiers(vf.SingleTurnEnv(dataset=rows(), rubric=rubric, system_prompt="Be brief."), **options)
