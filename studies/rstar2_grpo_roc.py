@@ -68,12 +68,12 @@ CHECK = Check(
     title="GRPO-RoC (rStar2-Agent)",
     claim="Resample-on-Correct lowers the share of tool errors within correct episodes, where plain GRPO leaves it "
     "as it is (Shang et al. 2025).",
-    setting="temper-tiny and products of two-digit numbers with an interpreter whose print(…) ends with an error, though "
-    "it says the right thing; a bare expression ends well. So errors cost no reward, and nothing but resampling "
-    "looks at them. Half of the demonstrations of the cold start (8 steps of 32) print. Then 12 steps of RL with "
-    "6 products, and 8 attempts at each that are trained on: chosen among 16, or all there are. Errors: failed "
-    "calls over calls of the episodes with the right answer, before any selection; fall: mean of the first 3 "
-    "steps less that of the last 3.",
+    setting="temper-tiny and products of two-digit numbers with an interpreter whose print(…) ends with an error, "
+    "though it says the right thing; a bare expression ends well. So errors cost no reward, and nothing but "
+    "resampling looks at them. Half of the demonstrations of the cold start (8 steps of 32) print. Then 12 "
+    "steps of RL with 6 products, and 8 attempts at each that are trained on: chosen among 16, or all there "
+    "are. Errors: failed calls over calls of the episodes with the right answer, before any selection; fall: "
+    "mean of the first 3 steps less that of the last 3.",
     arms={"resampled": resampled, "plain": plain},
     measures=[
         Measure("fall", "resampled", "plain", "fall of the share of failed calls in correct episodes"),
