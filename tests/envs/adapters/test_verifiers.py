@@ -41,7 +41,8 @@ def spread(gym: str = "") -> Any:
     def number(completion: Any) -> float:
         return float(sum(str(completion).encode()) % 7)
 
-    return vf.SingleTurnEnv(dataset=rows(), rubric=vf.Rubric(funcs=[number]), system_prompt=gym or None)
+    data = Dataset.from_list(ROWS * 4)
+    return vf.SingleTurnEnv(dataset=data, rubric=vf.Rubric(funcs=[number]), system_prompt=gym or None)
 
 
 other = spread
