@@ -109,6 +109,8 @@ class LocalSampler:
         self._joining = taken = [r for r in taken if not r.future.done()]
         for r in taken:
             r.start(self)
+        if self.decoder is not None:
+            self.decoder.renew()
         prompts = list(dict.fromkeys(r.ids for r in taken))
         index = {p: i for i, p in enumerate(prompts)}
         width = max(map(len, prompts))

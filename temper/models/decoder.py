@@ -22,6 +22,7 @@ LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 ROTARY = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the position alone
+SMALL = 1 << 22  # weights of a layer's products that are copied to be one
 TOLERANCE = 1e-4  # of the largest logit, for float32; 1e-9 for float64
 
 
@@ -44,6 +45,12 @@ class Decoder:
             return decoder if decoder._agrees(module) else None
         except (AttributeError, RuntimeError, TypeError, ValueError):
             return None
+
+    @torch.inference_mode()
+    def renew(self) -> None:
+        """To be called before the first step with other weights."""
+        for layer in self.layers:
+            layer.renew()
 
     def step(self, ids: Tensor, position: Tensor, stores: list[Any], bias: Tensor | None) -> Tensor:
         """[rows, vocabulary] logits after `ids` [rows] at `position` [rows].
@@ -75,6 +82,7 @@ class Decoder:
         vocabulary = self.embed.weight.shape[0]
         ids = torch.arange(3, 3 + 14, device=device).view(2, 7) * 31 % vocabulary
         expected = plain(module)(input_ids=ids).logits
+        self.renew()
         stores: list[Any] = [_Grown() for _ in self.layers]
         got = [self.step(ids[:, t], torch.full((2,), t, device=device), stores, None) for t in range(7)]
         gap = (torch.stack(got, 1) - expected).abs().max() / expected.abs().max()
@@ -82,31 +90,75 @@ class Decoder:
 
 
 class _Layer:
-    """What a layer computes for one token a row."""
+    """What a layer computes for one token a row: products with the same input are one where the weights are small."""
 
     def __init__(self, layer: Any):
-        attention, mlp = layer.self_attn, layer.mlp
+        attention, self.mlp = layer.self_attn, layer.mlp
         self.width, self.scaling = attention.head_dim, attention.scaling
         self.before, self.between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-        self.q, self.k, self.v, self.o = (_linear(getattr(attention, f"{n}_proj")) for n in "qkvo")
-        self.norms = [_norm(getattr(attention, f"{n}_norm")) for n in "qk" if hasattr(attention, f"{n}_norm")]
-        self.gate, self.up, self.down = (_linear(getattr(mlp, f"{n}_proj")) for n in ("gate", "up", "down"))
-        self.act = mlp.act_fn
+        self.qkv = [getattr(attention, f"{n}_proj") for n in "qkv"]
+        self.o, self.down = _linear(attention.o_proj), _linear(self.mlp.down_proj)
+        self.norms = [getattr(attention, f"{n}_norm") for n in "qk" if hasattr(attention, f"{n}_norm")]
+        self.heads = self.kv_heads = 0
+        inputs = [*self.qkv, self.mlp.gate_proj, self.mlp.up_proj]
+        self.sources = [p for m in (*inputs, *self.norms) for p in m.parameters()]
+        small = sum(p.numel() for p in self.sources) <= SMALL
+        self.joined = small and all(type(m) is nn.Linear for m in inputs)
+        self.versions: list[int] = []
+
+    def renew(self) -> None:
+        """Join the weights again where they have changed."""
+        versions = [p._version for p in self.sources]
+        if not self.joined or versions == self.versions:
+            return
+        self.versions = versions
+        q, k, _ = self.qkv
+        self.heads, self.kv_heads = q.out_features // self.width, k.out_features // self.width
+        self.wide, self.bias = torch.cat([m.weight for m in self.qkv]), _biases(self.qkv)
+        self.twofold, self.twofold_bias = (
+            torch.cat([self.mlp.gate_proj.weight, self.mlp.up_proj.weight]),
+            _biases([self.mlp.gate_proj, self.mlp.up_proj]),
+        )
+        n = self.heads, self.kv_heads
+        self.scale = torch.ones(sum(n), self.width, dtype=self.wide.dtype, device=self.wide.device)
+        if self.norms:
+            self.scale = torch.cat([m.weight.expand(k, -1) for m, k in zip(self.norms, n)])
+        self.scale[: self.heads] *= self.scaling
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None) -> Tensor:
-        y = self.before(x)
-        rows = len(x)
-        q, k, v = (p(y).view(rows, -1, self.width) for p in (self.q, self.k, self.v))
-        if self.norms:
-            q, k = self.norms[0](q), self.norms[1](k)
-        q, k = _turn(q, cos, sin), _turn(k, cos, sin)
+        q, k, v = self._queries(self.before(x), cos, sin)
         keys, values = store.update(k[:, :, None], v[:, :, None])
-        scores = q.view(rows, keys.shape[1], -1, self.width).mul_(self.scaling) @ keys.transpose(2, 3)
+        scores = q.view(len(x), keys.shape[1], -1, self.width) @ keys.transpose(2, 3)
         if bias is not None:
             scores += bias
-        x = x + self.o((torch.softmax(scores, -1) @ values).view(rows, -1))
+        x = x + self.o((torch.softmax(scores, -1) @ values).view(len(x), -1))
         y = self.between(x)
-        return x + self.down(self.act(self.gate(y)).mul_(self.up(y)))
+        if not self.joined:
+            return x + self.down(self.mlp.act_fn(self.mlp.gate_proj(y)).mul_(self.mlp.up_proj(y)))
+        gate, up = linear(y, self.twofold, self.twofold_bias).chunk(2, -1)
+        return x + self.down(self.mlp.act_fn(gate).mul_(up))
+
+    def _queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled queries, keys [rows, heads, width] at their positions, and values."""
+        rows = len(x)
+        if not self.joined:
+            q, k, v = (m(x).view(rows, -1, self.width) for m in self.qkv)
+            if self.norms:
+                q, k = (_norm(m)(y) for m, y in zip(self.norms, (q, k)))
+            return _turn(q, cos, sin).mul_(self.scaling), _turn(k, cos, sin), v
+        both, v = (
+            linear(x, self.wide, self.bias)
+            .view(rows, -1, self.width)
+            .split((self.heads + self.kv_heads, self.kv_heads), 1)
+        )
+        if self.norms:
+            both = torch.rms_norm(both, (self.width,), None, self.norms[0].variance_epsilon)
+        q, k = _turn(both * self.scale, cos, sin).split((self.heads, self.kv_heads), 1)
+        return q.contiguous(), k, v
+
+
+def _biases(modules: list[Any]) -> Tensor | None:
+    return None if modules[0].bias is None else torch.cat([m.bias for m in modules])
 
 
 class _Grown:

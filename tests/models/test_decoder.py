@@ -20,6 +20,7 @@ from tests.models import builders
 LEAN = ["qwen3", "llama3"]
 OTHERS = ["gemma2", "gemma3", "gpt2", "mixtral", "phi"]
 ASKED = [((65, 66, 67, 68, 69, 70), 11), ((70, 71), 14), ((72, 73, 74), 3), ((65, 66, 67, 68, 69, 70), 9)]
+ASK = [(ids, SamplingParams(max_tokens=n, seed=k)) for k, (ids, n) in enumerate(ASKED)]
 
 
 def model_of(name: str, folder: Path) -> Any:
@@ -33,8 +34,7 @@ def said(model: Any, lean: bool) -> list[Any]:
     sampler.end = frozenset()
     if not lean:
         sampler.decoder = None
-    asked = [(ids, SamplingParams(max_tokens=n, seed=k)) for k, (ids, n) in enumerate(ASKED)]
-    return many(sampler, *asked)
+    return many(sampler, *ASK)
 
 
 @pytest.mark.parametrize("name", LEAN)
@@ -46,11 +46,20 @@ def test_rows_of_different_lengths_get_the_same_tokens_and_logprobs(name: str, t
         torch.testing.assert_close(torch.tensor(mine.logp), torch.tensor(theirs.logp), atol=2e-5, rtol=0)
 
 
-def test_it_reads_the_weights_of_the_moment_and_adapters_too() -> None:
+def test_it_reads_the_weights_of_the_moment() -> None:
     model = tiny_model()
+    sampler = LocalSampler(model, tiny_tokenizer())
+    sampler.end = frozenset()
+    before = many(sampler, *ASK)
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight += 0.3
-    adapted = add_lora(model, Lora(4, 8))
+        model.model.layers[1].self_attn.k_norm.weight *= 1.5
+    after = many(sampler, *ASK)
+    assert [c.ids for c in after] == [c.ids for c in said(model, False)] != [c.ids for c in before]
+
+
+def test_adapters_take_part() -> None:
+    adapted = add_lora(tiny_model(), Lora(4, 8))
     with torch.no_grad():
         for name, p in adapted.named_parameters():
             if "lora_B" in name:
