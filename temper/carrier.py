@@ -43,6 +43,11 @@ class Structure:
     groups: int
 
     @cached_property
+    def below(self) -> dict[tuple[Level, Level], Tensor]:
+        """How many rows of a lower level are below each row of a higher one, once it was asked for."""
+        return {}
+
+    @cached_property
     def token_turn(self) -> Tensor:
         """[tokens] the turn of each TOKEN row."""
         taken = torch.where(self.sampled, self.start.diff(), torch.zeros_like(self.parent))
@@ -135,7 +140,7 @@ class Batch:
 
     def count(self, lo: Level, hi: Level) -> Tensor:
         """How many `lo` rows are below each `hi` row (float32)."""
-        return self._up(torch.zeros(self.size(lo)), lo, hi)[2]
+        return self._up(torch.zeros(self.size(lo)), lo, hi)[2].clone()
 
     def spread(self, x: Tensor, hi: Level, lo: Level, how: str = "mean") -> Tensor:
         """Each `lo` row's value from above; where several trajectories share a turn, their mean (or how="sum")."""
@@ -161,10 +166,16 @@ class Batch:
         return Grouping.of(values.tolist() if isinstance(values, Tensor) else values)
 
     def _up(self, x: Tensor, lo: Level, hi: Level) -> tuple[Tensor, Tensor, Tensor]:
-        bad = x.isnan() if x.is_floating_point() else torch.zeros_like(x, dtype=torch.bool)
+        """(sum, how many of them count, how many there are) of each `hi` row; a row with a NaN counts as absent."""
+        if (lo, hi) not in self.structure.below:
+            self.structure.below[lo, hi] = self._raise(torch.ones(len(x)), lo, hi)
+        rows = self.structure.below[lo, hi]
+        bad = x.isnan() if x.is_floating_point() else None
+        if bad is None or not bool(bad.any()):
+            return self._raise(x, lo, hi), rows, rows
         bad = bad.flatten(1).any(1) if bad.dim() > 1 else bad
-        parts = (torch.where(_like(bad, x), torch.zeros_like(x), x), (~bad).float(), torch.ones(len(x)))
-        return tuple(self._raise(p, lo, hi) for p in parts)  # type: ignore[return-value]
+        kept = torch.where(_like(bad, x), torch.zeros_like(x), x)
+        return self._raise(kept, lo, hi), self._raise((~bad).float(), lo, hi), rows
 
     def _raise(self, x: Tensor, lo: Level, hi: Level) -> Tensor:
         s = self.structure
