@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from temper.envs.distractors import Distractors
 from temper.envs.scenes import Mix, Scenes, says
 from temper.envs.tools import ToolUse
-from temper.envs.transforms import Distractors, Failing, Formatted, Indirect, Noisy, Reworded
+from temper.envs.transforms import Failing, Formatted, Indirect, Noisy, Reworded
 from temper.errors import UserError
 from temper.methods.environments.covert import covert as method
 from temper.objective import token_mean
@@ -20,7 +21,8 @@ from temper.recipes.common import train_on
 from temper.rewards.load import reward_from
 from temper.run import Run
 from temper.tasks.task import Task
-from temper.tasks.toolworld import distractors_of, grow, tools_of
+from temper.tasks.toolworld import distractors_of, tools_of
+from temper.tasks.toolworld_pool import grow
 from temper.tools.base import Tool
 
 Tools = Callable[[Task], Sequence[Tool]]

@@ -16,7 +16,8 @@ from temper.recipes.cold_start import cold_start as imitate
 from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
 from temper.run import Run
-from temper.tasks.orchestration import ApiCache, CachedTools, read_templates, synthesise
+from temper.tasks.orchestration import read_templates, synthesise
+from temper.tasks.orchestration_cache import ApiCache, CachedTools
 from temper.tasks.task import Task
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from temper.envs.scenes import match
-from temper.tasks.orchestration import failed
+from temper.rewards.calls import match
+from temper.tasks.orchestration_cache import failed
 from temper.tools.base import Call
 from temper.tools.calls import parse
 

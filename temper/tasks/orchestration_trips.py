@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from temper import streams
-from temper.tasks.orchestration import ApiCache, Step, Template
+from temper.tasks.orchestration import Step, Template
+from temper.tasks.orchestration_cache import ApiCache
 
 CITIES = tuple(a + b for a in ("Ka", "Mi", "Tor", "Su", "Pra", "De") for b in ("lo", "ren", "va", "no", "mi"))
 NAMES = ("Anna", "Boris", "Clara", "David", "Erik", "Fiona", "Greta", "Hugo", "Ines", "Jonas")

@@ -12,16 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from temper.envs.scenes import Mix, Scene, Scenes, base, match, replay
+from temper.envs.distractors import Distractors, shortcut
+from temper.envs.scenes import Mix, Scene, Scenes, base, replay
 from temper.envs.tools import ToolUse
-from temper.envs.transforms import FORMATS, Distractors, Failing, Formatted, Indirect, Noisy, Reworded, shortcut
+from temper.envs.transforms import FORMATS, Failing, Formatted, Indirect, Noisy, Reworded
 from temper.errors import UserError
 from temper.methods.environments.covert import Matched
 from temper.models.tiny import tiny_tokenizer
 from temper.recipes.covert import UNSEEN
 from temper.recipes.covert import covert as recipe
+from temper.rewards.calls import match
 from temper.tasks.task import Task
-from temper.tasks.toolworld import DOMAINS, Draft, World, distractors_of, function, grow, grown, tools_of, validate
+from temper.tasks.toolworld import DOMAINS, World, distractors_of, function, tools_of
+from temper.tasks.toolworld_pool import Draft, grow, grown, validate
 from temper.tools.base import Result
 from tests.envs.actors import Actor, says, seat
 

@@ -23,17 +23,8 @@ from temper.policy import Policy
 from temper.recipes.graduated_tool_reward import graduated_tool_reward as recipe
 from temper.rewards.orchestration import Orchestrated, atomic, orchestration, strict, syntax
 from temper.tasks import orchestration_trips as trips
-from temper.tasks.orchestration import (
-    ApiCache,
-    CachedTools,
-    Step,
-    Template,
-    asked,
-    at,
-    key,
-    read_templates,
-    synthesise,
-)
+from temper.tasks.orchestration import Step, Template, asked, at, read_templates, synthesise
+from temper.tasks.orchestration_cache import ApiCache, CachedTools, key
 from temper.tasks.task import Task
 from temper.testing import toy_batch
 from temper.tools.base import Call, Toolbox

@@ -2,7 +2,7 @@
 
 Paper: Xu et al., "Controllable and Verifiable Tool-Use Data Synthesis for Agentic Reinforcement Learning", 2026,
 arXiv 2604.09813. No code; only the abstract was at hand.
-Hook: task source (`temper.tasks.toolworld`), environment (`temper.envs.transforms`), reward.
+Hook: task source (`temper.tasks.toolworld_pool`), environment (`temper.envs.transforms`), reward.
 Claim: RL in environments made harder with the same oracle calls and answer (distractor tools, indirect questions,
 noisy, reformatted and failing results) lifts Qwen2.5-14B on BFCL v3 from 56.5 to 59.9, on ACEBench from 53.0 to 59.3.
 Left out: the authors' prompts and judges. Synthesis by a model: the pool grows by rules, and `judge` is a hook.
@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from temper.envs.scenes import Scenes, match, same
+from temper.envs.scenes import Scenes
 from temper.method import Method
 from temper.methods.objectives.grpo import grpo
 from temper.parts.rewards import Rewards
+from temper.rewards.calls import match, same
 from temper.rewards.checkers import exact_match
 from temper.rewards.load import Reward
 
