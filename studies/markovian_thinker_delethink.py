@@ -36,7 +36,7 @@ SLUG = "markovian-thinker-delethink"
 TERMS = 8
 WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
 SIZES = {"steps": 20, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
-COLD = {"steps": 220, "groups": 24, "lr": 1e-3}  # of the supervised start
+COLD = {"steps": 160, "groups": 24, "lr": 1e-3}  # of the supervised start
 
 
 def running_sum(k: int, split: str = "train") -> Task:
@@ -50,9 +50,13 @@ def running_sum(k: int, split: str = "train") -> Task:
 
 
 def shown(task: Task, tokenizer: Any) -> list[tuple[str, list[int]]]:
+    """The whole solution, or for every other task its rest behind what a later chunk would begin with."""
     text = tokenizer.apply_chat_template(task.messages, tokenize=False, add_generation_prompt=True)
-    worked = task.info["worked"] + tokenizer.eos_token
-    return [(who, tokenizer.encode(t, add_special_tokens=False)) for who, t in (("env", text), ("solver", worked))]
+    question, worked = (tokenizer.encode(t, add_special_tokens=False) for t in (text, task.info["worked"]))
+    env, k = WAYS["chunks"], int(task.id.rpartition("/")[2])
+    at = env.chunk + (env.chunk - env.carry) * (k // 2 % 3) if k % 2 else 0
+    begun = env.carried(tuple(worked[:at])) if at else ()
+    return [("env", [*question, *begun]), ("solver", [*worked[at:], tokenizer.eos_token_id])]
 
 
 def started() -> str:
@@ -121,9 +125,10 @@ CHECK = Check(
     setting=f"Running sums of {TERMS} labelled digits (Sum: a3 b5 …), whose worked solution takes about 35 "
     "tokens. Chunks: 16 tokens with 8 carried over (the first, and the last 7), at most 6; one chunk: 16 "
     "tokens; full context: 56. The three differ in nothing else. All start from temper-tiny after "
-    f"{COLD['steps']} supervised steps on whole solutions (one start for all arms and seeds; no chunk is "
-    "shown), then 20 steps of 10 groups × 8. pass@1 on 80 held-out sums × 2. Corrupted: every carried digit "
-    "is replaced by another.",
+    f"{COLD['steps']} supervised steps, half on whole solutions and half on what follows a carry (one start for "
+    "all arms and seeds; after whole solutions alone no chunk is continued rightly, and nothing is learned), "
+    f"then {SIZES['steps']} steps of {SIZES['groups']} groups × {SIZES['attempts']}. pass@1 on 80 held-out sums "
+    "× 2. Corrupted: every carried digit is replaced by another.",
     arms={**{name: arm(name) for name in WAYS}, "corrupted carry": corrupted},
     measures=[
         Measure("pass@1", "chunks", "one chunk", "pass@1, chunks against one chunk of that context"),
