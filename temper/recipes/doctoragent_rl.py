@@ -33,13 +33,13 @@ def doctoragent_rl(
     cases: str = "",
     patient: str = "",
     thoughts: bool = False,
-    cold_start: int = 80,
+    cold_start: int = 200,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     entropy: float = 1e-3,
     minibatches: int = 1,
     model: str = "temper-tiny",
-    steps: int = 40,
+    steps: int = 50,
     groups: int = 12,
     attempts: int = 8,
     lr: float = 5e-4,
@@ -108,7 +108,7 @@ def real(cases: str, patient: str, eval_tasks: int) -> tuple[list[Task], list[Ta
 
 def consultations(model: str, steps: int, budget: tuple[int, int], thoughts: bool, seed: int) -> Run:
     """Imitate the form of a consultation: a doctor who asks at random, repeats itself and is often wrong."""
-    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(1e-3, 0.0, steps), 10)))
+    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
     m = sft(policy)
     return Run(
         name="consultations",

@@ -23,27 +23,27 @@ from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
 from temper.run import Run
-from temper.tasks.moves import nim_deals, shown_move
+from temper.tasks.moves import shown_move
 
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", "eval_attempts"))
 def spiral_rae(
     game: str = "Nim-v0",
-    varied: bool = True,
+    piles: tuple[int, ...] = (2, 3),
     history: bool = False,
-    cold_start: int = 240,
+    cold_start: int = 100,
     baseline: Literal["role", "shared", "none"] = "role",
-    decay: float = 0.95,
+    baseline_decay: float = 0.95,
     gamma: float = 1.0,
     clip: float = 0.2,
     epochs: int = 2,
     minibatches: int = 1,
     turns: int = 50,
     model: str = "temper-tiny",
-    steps: int = 100,
-    groups: int = 8,
-    attempts: int = 8,
-    lr: float = 3e-4,
+    steps: int = 60,
+    groups: int = 1,
+    attempts: int = 64,
+    lr: float = 5e-4,
     max_tokens: int = 8,
     eval_tasks: int = 200,
     eval_every: int = 0,
@@ -54,11 +54,11 @@ def spiral_rae(
     """SPIRAL (Liu et al. 2025): self-play with an advantage against the average of the same role.
 
     game        of TextArena, for two players
-    varied      train on Nim from all kinds of piles (the measured games begin with 3, 4 and 5); other games as they are
+    piles       of Nim at the start (none, and for any other game: the game's own)
     history     show rules and the whole game for every move, else the board alone (Nim and TicTacToe need no more)
     cold_start  steps of a first phase that imitates random legal moves (0: the model knows the format already)
     baseline    of the advantage: of the role in the game, one for both roles, or none
-    decay       of its moving average
+    baseline_decay  of its moving average
     gamma       discount for every move that the player made later
     clip        range of the probability ratio
     epochs      passes over each batch
@@ -74,20 +74,20 @@ def spiral_rae(
     """
     start = str(out / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
     see: Callable[[str], str] = everything if history else last_message
-    train = nim_deals(5_000, seed) if varied and game == NIM else games(game, 10_000)
+    rules: dict[str, Any] = {"piles": list(piles)} if piles and game == NIM else {}
     run = train_on(
         lambda policy: _with(method(
-            policy, game=game, see=see, turns=turns, baseline=RoleBaseline(decay, gamma, baseline != "shared"),
-            clip=clip, max_tokens=max_tokens, epochs=epochs, minibatches=minibatches,
+            policy, game=game, options=rules, see=see, turns=turns, clip=clip, max_tokens=max_tokens, epochs=epochs,
+            minibatches=minibatches, baseline=RoleBaseline(baseline_decay, gamma, baseline != "shared"),
         ), baseline),
-        name="spiral-rae", train=train, model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
+        name="spiral-rae", train=games(game, 10_000), model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
         max_tokens=max_tokens, seed=seed, **options,
     )  # fmt: skip
     run.threads = 1  # the model is too small for more
     former = run.roles["player-0"].reference("former")
     run.others.append(former)
     run.probes.append(Duel(former, games(game, 10_000 + eval_tasks)[10_000:], eval_every))
-    return [legal_moves(game, see, model, cold_start, seed), run] if cold_start else run
+    return [legal_moves(game, rules, see, model, cold_start, seed), run] if cold_start else run
 
 
 def _with(m: Method, baseline: str) -> Method:
@@ -97,14 +97,14 @@ def _with(m: Method, baseline: str) -> Method:
     return m
 
 
-def legal_moves(game: str, see: Callable[[str], str], model: str, steps: int, seed: int) -> Run:
+def legal_moves(game: str, rules: dict[str, Any], see: Callable[[str], str], model: str, steps: int, seed: int) -> Run:
     """Imitate legal moves that are drawn evenly: the format of the game, and nothing about good play."""
     policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
     m = sft(policy)
     return Run(
         name="legal-moves",
         env=Conversations(demonstrated),
-        curriculum=Generated(partial(_shown, game, see, seed)),
+        curriculum=Generated(partial(_shown, game, rules, see, seed)),
         roles={"solver": policy},
         on_group=m.on_group,
         on_batch=m.on_batch,
@@ -116,5 +116,5 @@ def legal_moves(game: str, see: Callable[[str], str], model: str, steps: int, se
     )
 
 
-def _shown(game: str, see: Callable[[str], str], seed: int, k: int) -> Any:
-    return shown_move(game, k, seed, see)
+def _shown(game: str, rules: dict[str, Any], see: Callable[[str], str], seed: int, k: int) -> Any:
+    return shown_move(game, k, seed, see, rules)

@@ -6,11 +6,11 @@ legal_moves("… pile 0: 2\\n  pile 1: 0")        # ["[0 1]", "[0 2]"]
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from temper import streams
-from temper.envs.games import NIM, Table, everything
+from temper.envs.games import Table, everything
 from temper.errors import UserError
 from temper.tasks.task import Task
 
@@ -25,19 +25,6 @@ def legal_moves(seen: str) -> list[str]:
         return re.findall(r"'(\[[^']*\])'", listed[-1])
     piles = {int(i): int(n) for i, n in PILE.findall(seen)}  # the last board that is shown counts
     return [f"[{i} {take}]" for i, n in piles.items() for take in range(1, n + 1)]
-
-
-def nim_deals(n: int, seed: int = 0, highest: Sequence[int] = (3, 4, 5)) -> list[Task]:
-    """`n` games of Nim from piles drawn evenly up to `highest`, never all empty: every position comes up, not only
-    those that two alike players reach."""
-    rng = streams.generator(seed, "nim deals")
-    piles = [[int(rng.integers(top + 1)) for top in highest] for _ in range(2 * n + 64)]
-    kept = [p for p in piles if any(p)][:n]
-    return [Task(f"nim/{seed}/{k}", f"Play {NIM}.", source=NIM, info=_dealt(p)) for k, p in enumerate(kept)]
-
-
-def _dealt(piles: list[int]) -> dict[str, Any]:
-    return {"game": NIM, "options": {"piles": piles}}
 
 
 def shown_move(

@@ -13,7 +13,7 @@ player whom an illegal first move kept from moving has no trajectory, so its bas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ def spiral_rae(
     policy: Any,
     *,
     game: str = NIM,
+    options: Mapping[str, Any] | None = None,
     see: Callable[[str], str] = everything,
     move: Callable[[str], str] = boxed,
     turns: int = 50,
@@ -62,10 +63,19 @@ def spiral_rae(
     minibatches: int = 1,
     cut_off: bool = True,
 ) -> Method:
-    """game, see, move, turns: see `TextArena`; baseline: None is the paper's, decay 0.95 and γ = 1; max_tokens: of a
-    move; cut_off: False leaves games with a move that ran into it out of the loss."""
+    """game, options, see, move, turns: see `TextArena`; baseline: None is the paper's, decay 0.95 and γ = 1;
+    max_tokens: of a move; cut_off: False leaves games with a move that ran into it out of the loss."""
     return Method(
-        env=TextArena(game, turns=turns, fresh=True, see=see, move=move, illegal=ILLEGAL, unfinished=0.0),
+        env=TextArena(
+            game,
+            options=options or {},
+            turns=turns,
+            fresh=True,
+            see=see,
+            move=move,
+            illegal=ILLEGAL,
+            unfinished=0.0,
+        ),
         on_batch=[baseline or RoleBaseline(), *([] if cut_off else [NotTruncated()])],
         terms=[
             Term("policy", Clip(clip, clip), per=PerMove(max_tokens), where=None if cut_off else NOT_TRUNCATED),
