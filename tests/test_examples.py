@@ -186,3 +186,43 @@ def test_the_rewards_in_their_processes() -> None:
     finally:
         stage.close()
     assert all(bool(b[REWARD.of(n)].isfinite().any()) for n in names)
+
+
+# environments with tools and with two roles -----------------------------------------------------------------
+
+
+def test_the_guide_is_short() -> None:
+    lengths = {f.stem: len(f.read_text().splitlines()) for f in (ROOT / "examples").glob("*.py")}
+    assert lengths["my_tool_environment"] <= 60 and lengths["my_two_roles"] <= 80
+
+
+def test_the_tool_environment_is_learned_from(tmp_path: Path) -> None:
+    """The bundled model looks facts up: some attempts are right before any training."""
+    run = example("my_tool_environment").my_tool_environment(
+        facts=20, steps=1, groups=4, attempts=4, max_tokens=64, eval_attempts=1
+    )
+    run.out, run.threads = tmp_path / "run", 1
+    asyncio.run(train(run))
+    record = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["env/outcomes/ok"] > 0.3 and 0.1 < record["reward"] < 1
+
+
+def test_the_register_and_its_judge() -> None:
+    m = example("my_tool_environment")
+    register = m.Register({"river of kalo": "Miva"})
+    assert asyncio.run(register("River of Kalo ")).text == "Miva"
+    assert asyncio.run(register("river of x")).outcome == "tool error"
+    assert [m.right("It is Miva", "Miva", [{}] * n) for n in (0, 1, 3)] == [1.0, 1.0, 0.8]
+    assert m.right("no", "Miva", [{}]) == 0.0
+
+
+@pytest.mark.parametrize("policies, names", [("shared", {"both"}), ("separate", {"guide", "guesser"})])
+def test_two_roles_train_one_policy_or_two(policies: str, names: set[str], exact_model: str, tmp_path: Path) -> None:
+    run = example("my_two_roles").my_two_roles(model=exact_model, policies=policies, steps=1, groups=2, attempts=2)
+    assert set(run.policies) == names
+    run.out = tmp_path / "run"
+    asyncio.run(train(run))
+    record = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"by_role/guide/reward", "by_role/guesser/reward"} <= set(record)
+    episode = check_env(example("my_two_roles").Hint(), tmp_path, task=Task("n", "Hint.", "12"), model=exact_model)
+    assert [t.role for t in episode.trajectories] == ["guide", "guesser"]
