@@ -1,6 +1,6 @@
 """A tool for arithmetic that the model cannot do in its head: ReTool's two phases with an interpreter, and without.
 
-python -m studies.retool --seeds 3
+python -m studies.retool --seeds 5
 """
 
 from __future__ import annotations
