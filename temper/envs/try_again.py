@@ -10,7 +10,7 @@ from temper.envs.chat import Chat
 from temper.episode import Completion, Episode, Recorder
 from temper.errors import UserError
 from temper.policy import Seat
-from temper.rewards.checkers import exact_match, final_part
+from temper.rewards.checkers import exact_match, final_part, normal
 from temper.tasks.task import Task
 
 
@@ -29,8 +29,8 @@ class TryAgain:
     """A wrong answer is answered with `feedback`, nothing else, until one is right or `turns` are used.
 
     Reward: gamma^k for a right answer at turn k = 0, 1, …; −violation for every turn without an answer (it counts as a
-    turn, and gets the same feedback); −repetition·(1 − E/T) at the end, E of the T answers being distinct (white space
-    and case aside; no answer: nothing). UFO (arXiv 2507.14295).
+    turn, and gets the same feedback); −repetition·(1 − E/T) at the end, E of the T answers being distinct (white space,
+    case and a full stop aside; no answer: nothing). UFO (arXiv 2507.14295).
 
     tokens  most that the policy samples in all (0: no limit); longest: context
     answer  what a turn answers, None where it breaks the format; right: whether that is right
@@ -62,7 +62,7 @@ class TryAgain:
         given, found = list[str](), False
         while (said := await chat.say()) is not None:
             answer = self.answer(said)
-            given += [] if answer is None else ["".join(answer.split()).casefold()]
+            given += [] if answer is None else ["".join(normal(answer).split())]
             found = answer is not None and self.right(answer, task)
             if found or not chat.observe([{"role": "user", "content": self.feedback}]):
                 break

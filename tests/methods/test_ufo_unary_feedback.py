@@ -47,7 +47,7 @@ def play(env: TryAgain, *answers: str, longest: int = 64) -> tuple[Episode, Acto
         (["A", "C", "D", "E", "B"], 0.0625),
         (["A", "C", "D", "E", "F"], 0.0),
         (["A"] * 5, -0.5 * (1 - 1 / 5)),
-        (["a ", "A", " A", "b"], 0.125 - 0.5 * (1 - 2 / 4)),  # white space and case make no other answer
+        (["a ", "A", " A.", "b"], 0.125 - 0.5 * (1 - 2 / 4)),  # white space, case and a stop make no other answer
         (["<think>B</think>", "B"], 0.5 - 0.1),  # no answer: a turn, the penalty, nothing to repeat
         (["<think>x</think>"] * 5, -0.5),
         (["<answer>A</answer>", "so <answer>b</answer>"], 0.5),
