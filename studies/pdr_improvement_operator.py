@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from studies.check import Check, Measure, main, trained
+from studies.check import KEPT, Check, Measure, main, trained
 from temper.envs.refine import Refine
 from temper.envs.single import SingleTurn
 from temper.episode import Episode, Recorder
@@ -21,6 +21,7 @@ from temper.rewards.checkers import final_part
 from temper.run import Run
 from temper.tasks.task import Task
 
+SLUG = "pdr-improvement-operator"
 SIZES = {"steps": 20, "groups": 12, "attempts": 8, "lr": 4e-4, "eval_tasks": 56, "eval_attempts": 2, "save_every": 0}
 
 
@@ -52,14 +53,18 @@ def arm(share: float) -> Callable[[int, Path], dict[str, float]]:
         first, last = lines[0], lines[-1]
         figures = {n: last[f"{n}/pass@1"] for n in ("single", "refined", "anchored")}
         before = {f"{n} before": first[f"{n}/pass@1"] for n in ("single", "refined", "anchored")}
-        gain = {"gain": figures["refined"] - figures["single"], "loss": figures["anchored"] - figures["single"]}
-        return {**figures, **before, **gain, "tokens": last["num_tokens"]}
+        return {**figures, **before, "gain": figures["refined"] - figures["single"], "tokens": last["num_tokens"]}
 
     return run
 
 
+def wrong_drafts(seed: int, folder: Path) -> dict[str, float]:
+    """The policy of the operator's arm, given only wrong drafts."""
+    return {"refined": json.loads((KEPT / SLUG / f"operator-s{seed}.json").read_text())["anchored"]}
+
+
 CHECK = Check(
-    slug="pdr-improvement-operator",
+    slug=SLUG,
     title="Rethinking Thinking Tokens (PDR)",
     claim="A model trained half on an improvement operator (drafts in parallel, a workspace, a refinement) "
     "gains 5 points with the operator over ordinary RL of as many updates (80.8 and 70.4 on AIME, not 75.8 and "
@@ -68,11 +73,11 @@ CHECK = Check(
     "groups are refinements of 4 drafts' final answers (at most 64 tokens of them); plain: none. Measured on "
     "56 held-out questions × 2: one answer, a refinement of 4 own drafts, and of 4 wrong ones. The operator's "
     "prompt is one that the model never saw before.",
-    arms={"operator": arm(0.5), "plain": arm(0.0)},
+    arms={"operator": arm(0.5), "plain": arm(0.0), "wrong drafts": wrong_drafts},
     measures=[
         Measure("gain", "operator", "plain", "refinement of 4 drafts less one answer"),
         Measure("refined", "operator", "plain", "refinement of 4 drafts"),
-        Measure("loss", "operator", "plain", "refinement of 4 wrong drafts less one answer (anchoring)", lower=True),
+        Measure("refined", "wrong drafts", "operator", "refinement of 4 wrong drafts, against 4 own", lower=True),
     ],
     exact="One draft kept whole is sequential refinement, token for token; B_seq is the longest call of each "
     "round and B_total all calls; a workspace is never cut inside a draft; each half of the objective has its "
