@@ -12,8 +12,8 @@ from temper.loop import train
 from temper.recipes.doctoragent_rl import consultations, doctoragent_rl
 from temper.run import Run
 
-BUDGET, COLD_START = (2, 6), 80
-OPTIONS: dict[str, Any] = {"steps": 20, "cold_start": 0, "groups": 6, "eval_tasks": 100, "eval_attempts": 2}
+BUDGET, COLD_START = (2, 6), 200
+OPTIONS: dict[str, Any] = {"steps": 35, "cold_start": 0, "groups": 6, "decay": True, "eval_tasks": 100}
 
 
 def done(run: Run, out: Path) -> str:
@@ -60,8 +60,8 @@ CHECK = Check(
     claim="Reinforcement on the rewards of turns makes better questions and diagnoses than the supervised start; "
     "dynamic turn budgets help.",
     setting="Twenty questions: three illnesses of two symptoms each out of three, one is reported, a scripted patient. "
-    "temper-tiny, 80 steps of imitating a doctor who asks at random and repeats itself (one start for all seeds), then "
-    "20 steps of 6 patients × 8 consultations with 2 to 6 turns, drawn and shown (fixed: always 6). All arms are "
+    "temper-tiny, 200 steps of imitating a doctor who asks at random and repeats itself (one start for all seeds), "
+    "then 35 steps of 6 patients × 8 consultations with 2 to 6 turns, drawn and shown (fixed: always 6). All arms are "
     "measured in 200 held-out consultations with drawn budgets.",
     arms={"supervised start": before, "dynamic budget": dynamic, "fixed budget": fixed},
     measures=[

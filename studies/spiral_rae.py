@@ -17,8 +17,8 @@ from temper.parts.advantages import Advantage, no_baseline, unscaled
 from temper.parts.baselines import RoleBaseline
 from temper.recipes.spiral_rae import legal_moves, spiral_rae
 
-OPTIONS: dict[str, Any] = {"steps": 100, "eval_tasks": 200}
-COLD_START = 240
+OPTIONS: dict[str, Any] = {"eval_tasks": 200}
+COLD_START, PILES = 100, {"piles": [2, 3]}
 KINDS: dict[str, Callable[[], Any]] = {
     "role baseline": lambda: RoleBaseline(keep_zero=True),
     "shared baseline": lambda: RoleBaseline(by_role=False, keep_zero=True),
@@ -46,7 +46,7 @@ class Bias:
 def former_self(out: Path) -> str:
     """The model that knows what a legal move looks like: one for all seeds."""
     if not (out / "summary.json").exists():
-        run = legal_moves(NIM, last_message, "temper-tiny", COLD_START, 0)
+        run = legal_moves(NIM, PILES, last_message, "temper-tiny", COLD_START, 0)
         run.out = out
         asyncio.run(train(run))
     return str(out / "checkpoints" / "latest" / "model")
@@ -94,11 +94,11 @@ CHECK = Check(
     title="SPIRAL",
     claim="Self-play on zero-sum games improves a model without any data; the baseline of each role keeps the gradient "
     "from rewarding whoever has the better seat.",
-    setting="temper-tiny at TextArena's Nim-v0 (piles 3, 4, 5), unchanged: 240 steps of imitating random legal moves "
-    "(the former self of every seed: it knows the format and plays at random), then 100 steps of 64 self-play games "
-    "from piles drawn up to 3, 4, 5, an illegal move −1.5 and +0.5. The policy plays 200 games in each seat, from the "
-    "game's own piles, against its frozen former self. The bias is the larger |mean A| of the two roles over all games "
-    "of training, for three baselines on the same games.",
+    setting="temper-tiny at TextArena's Nim-v0 with piles of 2 and 3: 100 steps of imitating random legal moves (the "
+    "former self of every seed: it knows the format and plays at random), then 50 steps of 64 self-play games "
+    "that begin with any piles up to these, an illegal move −1.5 and +0.5. The policy plays 200 games in each seat "
+    "against its frozen former self, all from piles of 2 and 3. The bias is the larger |mean A| of the two roles over "
+    "all games of training, for three baselines on the same games.",
     arms={
         "self-play": games_of("after"),
         "former self": games_of("before"),

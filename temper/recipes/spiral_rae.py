@@ -23,13 +23,14 @@ from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
 from temper.run import Run
-from temper.tasks.moves import shown_move
+from temper.tasks.moves import nim_deals, shown_move
 
 
 @extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", "eval_attempts"))
 def spiral_rae(
     game: str = "Nim-v0",
     piles: tuple[int, ...] = (2, 3),
+    varied: bool = True,
     history: bool = False,
     cold_start: int = 100,
     baseline: Literal["role", "shared", "none"] = "role",
@@ -40,9 +41,9 @@ def spiral_rae(
     minibatches: int = 1,
     turns: int = 50,
     model: str = "temper-tiny",
-    steps: int = 60,
-    groups: int = 1,
-    attempts: int = 64,
+    steps: int = 50,
+    groups: int = 64,
+    attempts: int = 1,
     lr: float = 5e-4,
     max_tokens: int = 8,
     eval_tasks: int = 200,
@@ -55,6 +56,7 @@ def spiral_rae(
 
     game        of TextArena, for two players
     piles       of Nim at the start (none, and for any other game: the game's own)
+    varied      train on Nim from any piles up to these, so that no position stays unseen (measured: from the piles)
     history     show rules and the whole game for every move, else the board alone (Nim and TicTacToe need no more)
     cold_start  steps of a first phase that imitates random legal moves (0: the model knows the format already)
     baseline    of the advantage: of the role in the game, one for both roles, or none
@@ -75,12 +77,13 @@ def spiral_rae(
     start = str(out / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
     see: Callable[[str], str] = everything if history else last_message
     rules: dict[str, Any] = {"piles": list(piles)} if piles and game == NIM else {}
+    train = nim_deals(5_000, piles, seed) if rules and varied else games(game, 10_000)
     run = train_on(
         lambda policy: _with(method(
             policy, game=game, options=rules, see=see, turns=turns, clip=clip, max_tokens=max_tokens, epochs=epochs,
             minibatches=minibatches, baseline=RoleBaseline(baseline_decay, gamma, baseline != "shared"),
         ), baseline),
-        name="spiral-rae", train=games(game, 10_000), model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
+        name="spiral-rae", train=train, model=start, steps=steps, groups=groups, attempts=attempts, lr=lr,
         max_tokens=max_tokens, seed=seed, **options,
     )  # fmt: skip
     run.threads = 1  # the model is too small for more

@@ -6,11 +6,11 @@ legal_moves("… pile 0: 2\\n  pile 1: 0")        # ["[0 1]", "[0 2]"]
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from temper import streams
-from temper.envs.games import Table, everything
+from temper.envs.games import NIM, Table, everything
 from temper.errors import UserError
 from temper.tasks.task import Task
 
@@ -25,6 +25,18 @@ def legal_moves(seen: str) -> list[str]:
         return re.findall(r"'(\[[^']*\])'", listed[-1])
     piles = {int(i): int(n) for i, n in PILE.findall(seen)}  # the last board that is shown counts
     return [f"[{i} {take}]" for i, n in piles.items() for take in range(1, n + 1)]
+
+
+def nim_deals(n: int, highest: Sequence[int], seed: int = 0) -> list[Task]:
+    """`n` games of Nim from piles drawn evenly from 0 up to `highest`, never all empty: every position comes up, not
+    only those that two players who are alike reach."""
+    rng, kept = streams.generator(seed, "nim deals"), list[Task]()
+    while len(kept) < n:
+        piles = [int(rng.integers(top + 1)) for top in highest]
+        if any(piles):
+            info = {"game": NIM, "options": {"piles": piles}}
+            kept.append(Task(f"nim/{seed}/{len(kept)}", f"Play {NIM}.", source=NIM, info=info))
+    return kept
 
 
 def shown_move(

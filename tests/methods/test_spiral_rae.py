@@ -19,7 +19,7 @@ from temper.methods.environments.spiral_rae import ILLEGAL, PerMove, spiral_rae
 from temper.models.tiny import tiny_tokenizer
 from temper.parts.baselines import RoleBaseline
 from temper.parts.duels import outcome, tally, wilson
-from temper.tasks.moves import legal_moves, shown_move
+from temper.tasks.moves import legal_moves, nim_deals, shown_move
 from temper.tasks.task import Task
 from tests.envs.actors import Actor, seat
 
@@ -155,6 +155,13 @@ def test_random_moves_are_legal() -> None:
         assert shown[3] == shown_move(game, 3)
     with pytest.raises(UserError, match="legal moves"):
         shown_move("LiarsDice-v0", 0)
+
+
+def test_deals_of_nim_are_all_kinds_of_positions() -> None:
+    deals = nim_deals(300, (2, 3))
+    piles = {tuple(t.info["options"]["piles"]) for t in deals}
+    assert len(deals) == 300 and len(piles) == 11 and (0, 0) not in piles
+    assert deals[3] == nim_deals(4, (2, 3))[3] and deals != nim_deals(300, (2, 3), seed=1)
 
 
 def test_games_are_counted_by_seat() -> None:
