@@ -1,5 +1,6 @@
 # make quickstart   installs tested versions into .venv and runs the main job
 # make test         installs what tests need and runs them
+# make adapters     tests of adapters for packages that want other versions, in .venv/adapters
 # make lint types   the other checks
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,16 +9,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HASH := $(shell cat requirements/*.txt pyproject.toml | cksum | cut -d' ' -f1)
 RUN := $(VENV)/.run-$(HASH)
 TEST := $(VENV)/.test-$(HASH)
+ADAPTERS := $(VENV)/.adapters-$(HASH)
 STRICT := temper/carrier.py temper/columns.py temper/episode.py temper/bridge.py temper/loop.py temper/run.py \
 	temper/objective.py temper/stage.py temper/request.py temper/policy.py temper/state.py temper/recipe.py \
 	temper/install.py temper/backends
 
-.PHONY: quickstart test lint types install clean
+.PHONY: quickstart test adapters lint types install clean
 quickstart: $(RUN)
 	$(BIN)/temper run quickstart
 
 test: $(TEST)
 	$(BIN)/python -m pytest
+
+adapters: $(ADAPTERS)
+	$(VENV)/adapters/bin/python -m pytest tests/envs/adapters tests/contract/test_recipes.py \
+		-k "verifiers or tasksets or openenv"
 
 lint: $(TEST)
 	$(BIN)/ruff check .
@@ -44,3 +50,9 @@ $(RUN): | $(BIN)/python
 $(TEST): $(RUN)
 	$(PIP) -r requirements/test.txt
 	@rm -f $(VENV)/.test-*; touch $@
+
+$(ADAPTERS): $(TEST)
+	$(PYTHON) -m venv $(VENV)/adapters
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(VENV)/adapters/lib/python*/site-packages)/beside.pth
+	$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/adapters.txt
+	@rm -f $(VENV)/.adapters-*; touch $@

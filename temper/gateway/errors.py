@@ -29,6 +29,6 @@ def invalid(message: str, param: str | None = None) -> ApiError:
 def too_long(tokens: int | str, context: int) -> ApiError:
     """400: the prompt leaves no room in the model's context."""
     return ApiError(
-        400, f"the prompt has {tokens} tokens, the model's context {context}: nothing is left for an answer",
+        400, f"This model's maximum context length is {context} tokens, and the prompt has {tokens}: no room for an answer",
         param="messages", code="context_length_exceeded",
     )  # fmt: skip
