@@ -19,7 +19,7 @@ quickstart: $(RUN)
 	$(BIN)/temper run quickstart
 
 test: $(TEST)
-	$(BIN)/python -m pytest
+	TEMPER_BFCL=$(CURDIR)/$(VENV)/bfcl $(BIN)/python -m pytest
 
 adapters: $(ADAPTERS)
 	$(VENV)/adapters/bin/python -m pytest tests/envs/adapters tests/contract/test_recipes.py \
@@ -49,6 +49,8 @@ $(RUN): | $(BIN)/python
 
 $(TEST): $(RUN)
 	$(PIP) -r requirements/test.txt
+	$(PIP) -r requirements/tools.txt
+	TEMPER_BFCL=$(CURDIR)/$(VENV)/bfcl $(BIN)/temper setup bfcl
 	@rm -f $(VENV)/.test-*; touch $@
 
 $(ADAPTERS): $(TEST)
