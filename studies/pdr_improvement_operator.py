@@ -96,7 +96,7 @@ CHECK = Check(
     "updates: the policy learns to use drafts. But after 20 steps a refinement is still worse than one plain "
     "answer, since the model begins by stumbling over a prompt that it never saw (0.17 before training, "
     "against 0.54 plain); whether refinements overtake, as in the paper, is open at this scale. Given wrong "
-    "drafts only, it follows them almost always: drafts anchor.",
+    "drafts only, its answer is almost always wrong: drafts anchor.",
 )
 
 if __name__ == "__main__":
