@@ -36,7 +36,7 @@ SLUG = "markovian-thinker-delethink"
 TERMS = 8
 WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
 SIZES = {"steps": 20, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
-COLD = {"steps": 160, "groups": 24, "lr": 1e-3}  # of the supervised start
+COLD = {"steps": 400, "groups": 24, "lr": 1e-3}  # of the supervised start
 
 
 def running_sum(k: int, split: str = "train") -> Task:
@@ -50,11 +50,11 @@ def running_sum(k: int, split: str = "train") -> Task:
 
 
 def shown(task: Task, tokenizer: Any) -> list[tuple[str, list[int]]]:
-    """The whole solution, or for every other task its rest behind what a later chunk would begin with."""
+    """The whole solution, or for every other task its rest behind what would be carried over from some place in it."""
     text = tokenizer.apply_chat_template(task.messages, tokenize=False, add_generation_prompt=True)
     question, worked = (tokenizer.encode(t, add_special_tokens=False) for t in (text, task.info["worked"]))
     env, k = WAYS["chunks"], int(task.id.rpartition("/")[2])
-    at = env.chunk + (env.chunk - env.carry) * (k // 2 % 3) if k % 2 else 0
+    at = env.carry + 1 + k // 2 % 24 if k % 2 else 0
     begun = env.carried(tuple(worked[:at])) if at else ()
     return [("env", [*question, *begun]), ("solver", [*worked[at:], tokenizer.eos_token_id])]
 
