@@ -28,7 +28,7 @@ def invalid(message: str, param: str | None = None) -> ApiError:
 
 def too_long(tokens: int | str, context: int) -> ApiError:
     """400: the prompt leaves no room in the model's context."""
-    return ApiError(
-        400, f"This model's maximum context length is {context} tokens, and the prompt has {tokens}: no room for an answer",
-        param="messages", code="context_length_exceeded",
-    )  # fmt: skip
+    said = (
+        f"This model's maximum context length is {context} tokens, and the prompt has {tokens}: no room for an answer"
+    )
+    return ApiError(400, said, param="messages", code="context_length_exceeded")
