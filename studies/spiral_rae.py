@@ -115,7 +115,7 @@ CHECK = Check(
     exact="tests/methods/test_spiral_rae.py: rewards +1, +1 from b = 0 give A = 1 and 0.95; roles and games apart; "
     "discount by the role's later moves; A = 0 leaves the loss; a first mover who wins 80 % leaves |mean A| below 0.06 "
     "with a baseline for each role and above 0.5 with a shared one.",
-    note="Games, seats, illegal moves of both sides and the Wilson interval of every run are in spiral-rae.json; nearly "
+    note="Games, seats, illegal moves of both sides and the Wilson interval of each run are in spiral-rae.json; nearly "
     "all games end with legal moves. Training must see many positions: where every game began with the same piles, "
     "the policy settled on one line of play and lost what it knew of legal moves elsewhere, so that it was no better "
     "than its former self (tried with one seed; with piles of 3, 4 and 5 two of three seeds stayed below 0.65). A game "
