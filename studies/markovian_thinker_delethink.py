@@ -35,8 +35,8 @@ from temper.tasks.task import Task
 SLUG = "markovian-thinker-delethink"
 TERMS = 8
 WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
-SIZES = {"steps": 20, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
-COLD = {"steps": 400, "groups": 24, "lr": 1e-3}  # of the supervised start
+SIZES = {"steps": 15, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
+COLD = {"steps": 320, "groups": 24, "lr": 1e-3}  # of the supervised start
 
 
 def running_sum(k: int, split: str = "train") -> Task:

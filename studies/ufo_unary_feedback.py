@@ -20,9 +20,9 @@ from temper.request import Request
 from temper.run import Run
 
 NUMBERS = 4  # to guess from, and turns to find it in
-EPISODES = 48  # of each number
+EPISODES = 32  # of each number
 SIZES = {
-    "steps": 45, "groups": 4, "attempts": 16, "lr": 1e-3, "share": 1.0, "max_tokens": 12, "eval_tasks": 0,
+    "steps": 30, "groups": 4, "attempts": 12, "lr": 5e-4, "share": 1.0, "max_tokens": 12, "eval_tasks": 0,
     "save_every": 0,
 }  # fmt: skip
 
@@ -72,9 +72,9 @@ CHECK = Check(
     "single-turn training, at the same accuracy in one turn, with more distinct answers (92.8 %, not 79.7; Liu "
     "et al. 2025).",
     setting="temper-tiny guesses a hidden number from 1 to 4, all equally often; the question does not tell "
-    "which. 45 steps of 4 groups × 16 episodes, credit against the group, every group trained on. Arms: "
+    "which. 30 steps of 4 groups × 12 episodes, credit against the group, every group trained on. Arms: "
     "episodes of up to 4 turns with the repetition penalty (λ = 0.5) and without (λ = 0), and of a single "
-    "turn. Each is then measured over 4 × 48 episodes of up to 4 turns.",
+    "turn. Each is then measured over 4 × 32 episodes of up to 4 turns.",
     arms={"UFO": arm(NUMBERS), "no penalty": arm(NUMBERS, 0.0), "single turn": arm(1)},
     measures=[
         Measure("success", "UFO", "single turn", "found within 4 turns"),
