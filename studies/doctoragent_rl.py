@@ -74,6 +74,9 @@ CHECK = Check(
     ],
     exact="tests/methods/test_doctoragent_rl.py: the reward of every kind of turn, the cap, the sum, the budget that "
     "is drawn and shown, patients and judges that are models.",
+    note="Trained doctors hardly repeat themselves or ask what nobody knows; better diagnoses are not shown. The "
+    "supervised start keeps to its budget already, so there is little left to learn there, and training with a fixed "
+    "budget of 6 turns, measured with drawn ones, is no worse: that drawn budgets help is not shown at this scale.",
 )  # fmt: skip
 
 if __name__ == "__main__":
