@@ -76,7 +76,7 @@ def options(path: Path, name: str) -> list[Option]:
     module = read(path)
     function = module.functions[name]
     own = list(parameters(module, function))
-    base = _base(function)
+    base = _base(module, function)
     if base is None:
         return own
     parent, without = base
@@ -173,12 +173,15 @@ class Source(str):
     """An expression that stands for itself."""
 
 
-def _base(function: Function) -> tuple[str, list[str]] | None:
-    """(name, left out) of `@extends(name, without=[…])`."""
+def _base(module: Module, function: Function) -> tuple[str, list[str]] | None:
+    """(name, left out) of `@extends(name, without=[…])`. LookupError when the source does not tell them."""
     for decorator in function.decorator_list:
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).split(".")[-1] == "extends":
-            without = [ast.literal_eval(k.value) for k in decorator.keywords if k.arg == "without"]
-            return ast.unparse(decorator.args[0]).split(".")[-1], list(without[0] if without else [])
+            said = [_default(module, k.value) for k in decorator.keywords if k.arg == "without"]
+            without = said[0] if said else ()
+            if isinstance(without, str):
+                raise LookupError(f"what {function.name} leaves out is not written down: {without}")
+            return ast.unparse(decorator.args[0]).split(".")[-1], list(without)
     return None
 
 

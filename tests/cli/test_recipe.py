@@ -1,10 +1,11 @@
 """A signature as a list of options, and docstrings as their help."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from temper.cli import source
+from temper.cli import main, source
 from temper.recipe import REQUIRED, extends, helps, prose, signature, summary
 
 
@@ -94,3 +95,17 @@ def test_the_source_tells_what_the_import_tells() -> None:
             assert told[name].help == option.help
             literal = not isinstance(told[name].default, source.Source)
             assert not literal or told[name].default == option.default, (entry.name, name)
+
+
+@pytest.mark.parametrize("left_out", ['("method", "name")', "TAKEN", 'tuple(["method", "name"])'])
+def test_help_of_a_file_however_it_says_what_it_leaves_out(left_out: str, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from temper.recipe import extends\nfrom temper.recipes.common import post_train\n\n"
+        'TAKEN = ("method", "name")\n\n\n'
+        f"@extends(post_train, without={left_out})\ndef mine(power: int = 1, **options):\n"
+        '    """A recipe.\n\n    power  of it\n    """\n    return post_train(None, name="mine", **options)\n'
+    )
+    assert main(["run", str(file), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--power INT" in said and "--steps INT" in said and "--name" not in said
