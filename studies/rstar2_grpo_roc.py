@@ -81,11 +81,13 @@ CHECK = Check(
     ],
     exact="20 right and 12 wrong → 10 and 6, the right ones of least penalty; 31 and 1 → 15 and 1; penalties by "
     "hand (tests/methods/test_rstar2_grpo_roc.py).",
-    note="Inconclusive: this setting hardly has errors to lower. After so short a cold start the model writes "
-    "bare expressions nearly always, though half of its demonstrations print, so both arms begin at a few "
-    "per cent and end at none. A setting where both ways of writing code are common is needed. In an earlier "
-    "form, where a refused print(…) had to be tried again, errors vanished in both arms within four steps, "
-    "since they cost reward there. The resampled arm plays twice as many episodes.",
+    note="What a seed begins with decides. After so short a cold start the model writes nearly always in one of "
+    "the two ways, though its demonstrations use both: in seeds 0 and 1 bare expressions, so there are "
+    "hardly errors to lower; in seed 2 it prints, and there resampling takes the share of errors from 1.0 to "
+    "0 while without it every correct episode goes on failing. One seed is no evidence: a setting where both "
+    "ways are common in every seed is needed. In an earlier form, where a refused print(…) had to be tried "
+    "again, errors vanished in both arms within four steps, since they cost reward there. The resampled arm "
+    "plays twice as many episodes.",
 )
 
 if __name__ == "__main__":
