@@ -9,7 +9,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +20,7 @@ from temper.envs.chunked import Chunked
 from temper.envs.demonstrations import Demonstrations
 from temper.loop import train
 from temper.methods.rollouts.markovian_thinker_delethink import markovian_thinker_delethink
+from temper.models.tiny import tiny_tokenizer
 from temper.objective import Term, Update
 from temper.parts.curricula import Generated
 from temper.parts.rewards import Rewards
@@ -34,9 +34,12 @@ from temper.tasks.task import Task
 
 SLUG = "markovian-thinker-delethink"
 TERMS = 8
-WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
+WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1)}
 SIZES = {"steps": 15, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
 COLD = {"steps": 320, "groups": 24, "lr": 1e-3}  # of the supervised start
+
+
+DIGITS: list[int] = tiny_tokenizer().encode("0123456789", add_special_tokens=False)
 
 
 def running_sum(k: int, split: str = "train") -> Task:
@@ -79,42 +82,38 @@ class Corrupted(Chunked):
 
     def carried(self, trace: tuple[int, ...]) -> tuple[int, ...]:
         rng = streams.generator(0, "corrupted", *trace)
-        return tuple(
-            48 + (i - 48 + int(rng.integers(1, 10))) % 10 if 48 <= i < 58 else i for i in super().carried(trace)
-        )
+        digits: list[int] = [i for d in "0123456789" for i in tiny_tokenizer().encode(d, add_special_tokens=False)]
+        carried = super().carried(trace)
+        return tuple(digits[(digits.index(i) + int(rng.integers(1, 10))) % 10] if i in digits else i for i in carried)
+
+
+def run_of(name: str, env: Chunked, model: str, **options: Any) -> Run:
+    return train_on(
+        lambda policy: markovian_thinker_delethink(policy, env=env), name=name, model=model,
+        train=[running_sum(k) for k in range(600)], held_out=[running_sum(k, "held out") for k in range(80)],
+        judges=[Rewards([reward_from("exact_match")])], **{**SIZES, **options},
+    )  # fmt: skip
 
 
 def arm(way: str) -> Callable[[int, Path], dict[str, float]]:
     def run(seed: int, folder: Path) -> dict[str, float]:
-        env = WAYS[way]
-
-        def recipe(seed: int) -> Run:
-            made = train_on(
-                lambda policy: markovian_thinker_delethink(policy, env=env), name=way, model=started(),
-                train=[running_sum(k) for k in range(600)], held_out=[running_sum(k, "held out") for k in range(80)],
-                judges=[Rewards([reward_from("exact_match")])], seed=seed, **SIZES,
-            )  # fmt: skip
-            corrupted = Corrupted(env.chunk, env.carry, env.head, env.chunks)
-            made.probes += [replace(made.probes[0], env=corrupted, name="corrupted")]
-            return made
-
-        trained(recipe, seed, folder)
+        trained(lambda seed: run_of(way, WAYS[way], started(), seed=seed), seed, folder)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         first, last = lines[0], lines[-1]
-        return {
-            "pass@1": last["eval/pass@1"],
-            "before": first["eval/pass@1"],
-            "corrupted": last["corrupted/pass@1"],
-            "trace": last["env/trace"],
-            "chunks": last["env/chunks"],
-        }
+        found = {"pass@1": last["eval/pass@1"], "before": first["eval/pass@1"]}
+        return {**found, "trace": last["env/trace"], "chunks": last["env/chunks"]}
 
     return run
 
 
 def corrupted(seed: int, folder: Path) -> dict[str, float]:
     """The policy of the arm with chunks, played with a corrupted carry."""
-    return {"pass@1": json.loads((KEPT / SLUG / f"chunks-s{seed}.json").read_text())["corrupted"]}
+    c = WAYS["chunks"]
+    model = str(KEPT / SLUG / f"chunks-s{seed}" / "checkpoints" / "latest" / "model")
+    run = run_of("corrupted", Corrupted(c.chunk, c.carry, c.head, c.chunks), model, steps=0, seed=seed)
+    run.out, run.threads = folder, 1
+    asyncio.run(train(run))
+    return {"pass@1": json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["eval/pass@1"]}
 
 
 CHECK = Check(
@@ -124,12 +123,12 @@ CHECK = Check(
     "of 24K, and goes on improving where that stops (Aghajohari et al. 2025).",
     setting=f"Running sums of {TERMS} labelled digits (Sum: a3 b5 …), whose worked solution takes about 35 "
     "tokens. Chunks: 16 tokens with 8 carried over (the first, and the last 7), at most 6; one chunk: 16 "
-    "tokens; full context: 56. The three differ in nothing else. All start from temper-tiny after "
-    f"{COLD['steps']} supervised steps, half on whole solutions and half on what follows a carry (one start for "
-    "all arms and seeds; after whole solutions alone no chunk is continued rightly, and nothing is learned), "
-    f"then {SIZES['steps']} steps of {SIZES['groups']} groups × {SIZES['attempts']}. pass@1 on 80 held-out sums "
-    "× 2. Corrupted: every carried digit is replaced by another.",
-    arms={**{name: arm(name) for name in WAYS}, "corrupted carry": corrupted},
+    f"tokens, all else the same. Both start from temper-tiny after {COLD['steps']} supervised steps, half on "
+    "whole solutions and half on what follows a carry (one start for all arms and seeds; after whole solutions "
+    f"alone no chunk is continued rightly, and nothing is learned), then {SIZES['steps']} steps of "
+    f"{SIZES['groups']} groups × {SIZES['attempts']}. pass@1 on 80 held-out sums × 2. Corrupted: every carried "
+    "digit is replaced by another. The arm with the full context was not run to the end.",
+    arms={"chunks": arm("chunks"), "one chunk": arm("one chunk"), "corrupted carry": corrupted},
     measures=[
         Measure("pass@1", "chunks", "one chunk", "pass@1, chunks against one chunk of that context"),
         Measure("pass@1", "corrupted carry", "chunks", "pass@1 with a corrupted carry, against its own", lower=True),
@@ -137,6 +136,10 @@ CHECK = Check(
     exact="One chunk that holds the trace is GRPO (rows and gradient); the loss does not depend on where a "
     "trace is cut (1e-12); what is carried, by ids; both optional rewards "
     "(tests/methods/test_markovian_thinker_delethink.py).",
+    note="In each of three seeds chunks solve sums that one chunk of the same context cannot (0.12 to 0.30, "
+    "against 0), and with other digits carried over they guess. But 15 steps of RL did not improve on the "
+    "supervised start (0.30 before training), and three seeds differ too much for an interval above 0. That RL "
+    "in chunks gets as far as RL with the full context was not shown here.",
 )
 
 if __name__ == "__main__":
