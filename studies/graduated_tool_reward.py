@@ -9,8 +9,8 @@ from studies.check import Arm, Check, Measure, main
 from studies.cold import arm
 from temper.recipes.graduated_tool_reward import graduated_tool_reward
 
-COLD, STEPS = 10, 10
-SMALL = {"steps": STEPS, "groups": 6, "attempts": 8, "eval_tasks": 16, "eval_attempts": 4}
+COLD, STEPS = 48, 8
+SMALL = {"steps": STEPS, "groups": 4, "attempts": 8, "eval_tasks": 12, "eval_attempts": 3}
 recipe = partial(graduated_tool_reward, cold_start=COLD, distractors=1, beta=0.0)
 SOLVED = "after/pass@1"
 
@@ -27,7 +27,7 @@ CHECK = Check(
     "clearly worse (arXiv 2603.24709).",
     setting=f"temper-tiny and the bundled cache of made-up travel APIs, 8 workflows of two or three calls with one "
     f"distractor. All arms begin at one cold start ({COLD} steps of imitation of the reference calls) and train for "
-    f"{STEPS} steps of 6 tasks × 8 episodes by GRPO without KL. Measured: the share of 16 held-out tasks, 4 episodes "
+    f"{STEPS} steps of 4 tasks × 8 episodes by GRPO without KL. Measured: the share of 12 held-out tasks, 3 episodes "
     "each, in which every reference call was made with its arguments and in order.",
     arms={
         "graduated": weighted(0.5, 0.5),

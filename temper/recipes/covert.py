@@ -15,9 +15,9 @@ from temper.errors import UserError
 from temper.methods.environments.covert import covert as method
 from temper.objective import token_mean
 from temper.recipe import extends
-from temper.recipes.cold_start import cold_start as imitate
-from temper.recipes.cold_start import left_by
 from temper.recipes.common import train_on
+from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.rewards.load import reward_from
 from temper.run import Run
 from temper.tasks.task import Task

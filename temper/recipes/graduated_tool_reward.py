@@ -12,9 +12,9 @@ from temper.method import Method
 from temper.methods.environments.graduated_tool_reward import graduated_tool_reward as method
 from temper.policy import Policy
 from temper.recipe import extends
-from temper.recipes.cold_start import cold_start as imitate
-from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
+from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.run import Run
 from temper.tasks.orchestration import read_templates, synthesise
 from temper.tasks.orchestration_cache import ApiCache, CachedTools

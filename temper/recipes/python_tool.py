@@ -12,9 +12,9 @@ from temper.method import Method
 from temper.parts.rewards import Rewards
 from temper.policy import Policy
 from temper.recipe import extends
-from temper.recipes.cold_start import cold_start as imitate
-from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
+from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.recipes.tool_arithmetic import Described, products
 from temper.rewards.load import rewards_from
 from temper.run import Run

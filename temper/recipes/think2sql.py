@@ -11,9 +11,9 @@ from temper.envs.single import SingleTurn
 from temper.methods.environments.think2sql import think2sql as method
 from temper.parts.rewards import Rewards
 from temper.recipe import extends
-from temper.recipes.cold_start import cold_start as imitate
-from temper.recipes.cold_start import left_by
 from temper.recipes.common import train_on
+from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.recipes.zerosearch import asked
 from temper.rewards.load import Reward
 from temper.rewards.sql import SqlReward, reasoning_answer, think_answer

@@ -15,9 +15,9 @@ from temper.methods.environments.zerosearch import zerosearch as method
 from temper.parts.rewards import Rewards
 from temper.policy import Policy
 from temper.recipe import extends
-from temper.recipes.cold_start import cold_start as imitate
-from temper.recipes.cold_start import left_by
 from temper.recipes.common import tasks_for, train_on
+from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.rewards.load import Reward, rewards_from
 from temper.rewards.qa import AnswerReward
 from temper.run import Run
