@@ -2,7 +2,9 @@
 
 Requests that wait at the same time run together. A prompt that several of them share is computed once. Rows are
 right-aligned in one key-value cache, finished rows leave it, new ones join between two steps. A request's tokens
-depend on its seed, never on its neighbours' draws; ids and log-probs are those that were sampled.
+depend on its seed, never on its neighbours' draws; ids and log-probs are those that were sampled. Where the next tokens
+can be guessed, guesses are computed with the newest token in one pass and kept while the draws agree with them
+(`temper.backends.speculate`): the n-th token is drawn with the request's n-th uniform number either way.
 """
 
 from __future__ import annotations
@@ -10,21 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from temper.backends import recompute
 from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
+from temper.backends.rows import Rows, cache_of, right, select
+from temper.backends.speculate import Speculation
 from temper.episode import Completion
 from temper.models import layout, load
 from temper.models.decoder import Decoder
-from temper.models.load import plain
+from temper.models.load import plain, trunk
 from temper.models.probe import accepted
 
 LEAVE = 0.8  # rows are compacted when fewer than this share of them still run
@@ -34,11 +37,20 @@ class LocalSampler:
     """Samples from `module`, which it shares with the learner of the same process.
 
     max_rows  sequences decoded at once; more wait
+    drafts    guesses of what comes next (None: none); not used for models without a key-value cache
     """
 
     streams = True  # `sample` takes `heard`
 
-    def __init__(self, module: Any, tokenizer: Any, *, max_rows: int = 1024, autocast: torch.dtype | None = None):
+    def __init__(
+        self,
+        module: Any,
+        tokenizer: Any,
+        *,
+        max_rows: int = 1024,
+        autocast: torch.dtype | None = None,
+        drafts: Speculation | None = None,
+    ):
         self.module, self.tokenizer = module, tokenizer
         self.max_rows, self.autocast = max_rows, autocast
         self.context = load.context_length(module)
@@ -47,8 +59,10 @@ class LocalSampler:
         self.cached = recompute.keeps_keys(module)
         self.head = layout.head_of(module)
         self.decoder = Decoder.of(module, self.head) if self.cached and autocast is None else None
+        self.drafts = drafts if self.cached and self.head is not None else None
         self.version = 0
         self.tokens = 0  # sampled so far
+        self.passes = 0  # of the model that they took, counted for each row
         self._waiting: deque[_Request] = deque()
         self._joining: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
@@ -80,7 +94,7 @@ class LocalSampler:
         return await request.future
 
     async def _drive(self) -> None:
-        rows: _Rows | None = None
+        rows: Rows | None = None
         try:
             while True:
                 await _settle()
@@ -102,7 +116,7 @@ class LocalSampler:
                 raise
 
     @torch.inference_mode()
-    def _admit(self, rows: _Rows | None) -> _Rows:
+    def _admit(self, rows: Rows | None) -> Rows:
         """Compute the waiting requests' prompts (each distinct one once) and join them to the running rows."""
         room = self.max_rows - (len(rows) if rows else 0)
         taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
@@ -117,66 +131,120 @@ class LocalSampler:
         ids = torch.tensor([(0,) * (width - len(p)) + p for p in prompts])
         length = torch.tensor([len(p) for p in prompts])
         reserve = max(min(r.params.max_tokens, self.context - len(r.ids)) for r in taken)
-        cache = _cache(self.module, width + min(reserve, 64)) if self.cached else recompute.History()
+        cache = cache_of(self.module, width + min(reserve, 64)) if self.cached else recompute.History()
         logits = self._forward(ids, length, cache, width)
         pick = torch.tensor([index[r.ids] for r in taken])
-        _select(cache, pick.to(logits.device))
-        new = _Rows(taken, cache, width, length[pick], logits[pick.to(logits.device)])
+        select(cache, pick.to(logits.device))
+        n = len(taken)
+        new = Rows(taken, cache, width, length[pick], [1] * n, [()] * n, logits[pick.to(logits.device)])
+        self.passes += len(taken)
         rows = new if rows is None or len(rows) == 0 else rows.join(new)
         self._joining = []
         return rows
 
     @torch.inference_mode()
-    def _step(self, rows: _Rows) -> _Rows:
-        """Draw one token for every row, retire the finished, and compute the next logits of the others."""
-        ids, logp, support = _draw(rows.logits, rows.requests)
-        for i, r in enumerate(rows.requests):
-            if not r.future.done():
-                self.tokens += 1
-                if r.push(ids[i], logp[i], support[i]):
-                    r.check(self.tokenizer)
+    def _step(self, rows: Rows) -> Rows:
+        """Draw what follows each row's newest tokens, retire the finished, and compute the others' next logits."""
+        last = self._take(rows)
         going = [i for i, r in enumerate(rows.requests) if not r.future.done()]
         if len(going) < LEAVE * len(rows):  # finished rows leave together: moving the cache costs more than they do
             rows = rows.keep(going)
-            ids = [ids[i] for i in going]
+            last = [last[i] for i in going]
         if going:
-            rows.length, rows.filled = rows.length + 1, rows.filled + 1
-            rows.logits = self._forward(torch.tensor(ids)[:, None], rows.length, rows.cache, rows.filled)
+            self.passes += len(going)
+            rows.drafts = self.drafts.propose(rows.requests) if self.drafts else [()] * len(rows)
+            self._compute(rows, last)
         return rows
 
-    def _forward(self, ids: Tensor, length: Tensor, cache: Any, filled: int) -> Tensor:
-        """[rows, vocabulary] logits, at least float32, after the last column of `ids`.
+    def _take(self, rows: Rows) -> list[int]:
+        """The newest token of each row, after drawing as many as its guesses foresaw, and one more."""
+        ids, logp, support = _draw(rows.logits, rows.requests, rows.drafts)
+        last, refused, at = [], [], 0
+        for r, draft, fed in zip(rows.requests, rows.drafts, rows.fed):
+            taken = 0
+            for guess in (*draft, -1):
+                if r.future.done():
+                    break
+                token = ids[at + taken]
+                if r.push(token, logp[at + taken], support[at + taken]):
+                    r.check(self.tokenizer)
+                    if self.drafts and r.future.done():
+                        self.drafts.ended(r)
+                taken += 1
+                if token != guess:
+                    break
+            self.tokens += taken
+            last.append(ids[at + max(taken, 1) - 1])
+            refused.append(fed - max(taken, 1))
+            at += 1 + len(draft)
+        if any(refused):
+            rows.retract(refused)
+            if self.decoder is None or rows.loose:  # only the lean step may look past holes
+                rows.close()
+        return last
 
-        length [rows]: tokens of each row, these included, in the `filled` columns
+    def _compute(self, rows: Rows, last: list[int]) -> None:
+        """The logits after each row's newest token, and after each of its guesses."""
+        columns = 1 + max(map(len, rows.drafts))
+        ids = torch.tensor([(t, *d) + (0,) * (columns - 1 - len(d)) for t, d in zip(last, rows.drafts)])
+        rows.grow(columns)
+        rows.fed = [columns] * len(rows)
+        if columns == 1 and rows.used is None:
+            rows.logits = self._forward(ids, rows.length, rows.cache, rows.filled)
+        else:
+            wanted = [i * columns + j for i, d in enumerate(rows.drafts) for j in range(1 + len(d))]
+            rows.logits = self._forward(ids, rows.length, rows.cache, rows.filled, rows.mask, torch.tensor(wanted))
+
+    def _forward(
+        self, ids: Tensor, length: Tensor, cache: Any, filled: int, used: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """[rows, vocabulary] logits, at least float32, after the last column of `ids`; after columns `at` where given.
+
+        length [rows]: tokens of each row, these included, in the `filled` columns (the last ones, or those in `used`)
+        at [places]: flat index into `ids`
         """
-        if self.decoder is not None and filled > ids.shape[1] == 1:
-            return self._decoded(self.decoder, ids, length, cache, filled)
+        if self.decoder is not None and filled > ids.shape[1]:
+            return self._decoded(self.decoder, ids, length, cache, filled, used, at)
         model, device = plain(self.module), next(self.module.parameters()).device
-        mask = _mask(length, filled).long()
+        mask = right(length, filled).long()
         position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
             if isinstance(cache, recompute.History):
                 cache.add(ids)
                 logits = cache.logits(self.module, self.head, mask, self.context)
             else:
+                inner = model if at is None else trunk(model)
                 inputs = accepted(
-                    model,
+                    inner,
                     input_ids=ids.to(device),
                     attention_mask=mask.to(device),
                     position_ids=position.to(device),
                     logits_to_keep=1,
                 )
-                logits = model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+                out = inner(**inputs, past_key_values=cache, use_cache=True)
+                logits = out.logits[:, -1] if at is None else self.head(out.last_hidden_state.flatten(0, 1)[at])
         return logits.float() if logits.dtype != torch.float64 else logits
 
-    def _decoded(self, decoder: Decoder, ids: Tensor, length: Tensor, cache: Any, filled: int) -> Tensor:
-        device = next(self.module.parameters()).device
+    def _decoded(
+        self,
+        decoder: Decoder,
+        ids: Tensor,
+        length: Tensor,
+        cache: Any,
+        filled: int,
+        used: Tensor | None,
+        at: Tensor | None,
+    ) -> Tensor:
+        device, columns = next(self.module.parameters()).device, ids.shape[1]
         bias = None
-        if int(length.min()) < filled:
-            empty = ~_mask(length, filled)[:, None, None]
-            bias = torch.zeros(empty.shape).masked_fill_(empty, -torch.inf).to(device)
-        position = (length - 1).clamp(max=self.context - 1)
-        return decoder.step(ids[:, 0].to(device), position.to(device), cache.layers, bias)
+        if used is not None or int(length.min()) < filled:
+            seen = (right(length, filled) if used is None else used)[:, None]
+            if columns > 1:
+                seen = seen & (torch.arange(filled)[None] <= torch.arange(filled - columns, filled)[:, None])
+            bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None, :, None].to(device)
+        position = (length[:, None] - torch.arange(columns, 0, -1)).clamp(max=self.context - 1).flatten()
+        hidden = decoder.hidden(ids.flatten().to(device), position.to(device), cache.layers, bias, columns)
+        return decoder.head(hidden if at is None else hidden[at.to(device)])
 
 
 @dataclass(eq=False)
@@ -200,8 +268,9 @@ class _Request:
         stream = np.random.Generator(np.random.Philox(key=[p.seed & (2**64 - 1), 0]))
         self.uniform: list[float] = stream.random(self.limit).tolist() if p.temperature > 0 else []
 
-    def next_uniform(self) -> float:
-        return self.uniform[len(self.drawn)] if len(self.drawn) < len(self.uniform) else 0.0
+    def next_uniform(self, ahead: int = 0) -> float:
+        n = len(self.drawn) + ahead
+        return self.uniform[n] if n < len(self.uniform) else 0.0
 
     def push(self, token: int, logp: float, support: tuple[int, ...] | None) -> bool:
         """Take one token; whether it may be the last."""
@@ -237,123 +306,23 @@ class _Request:
         )
 
 
-@dataclass
-class _Rows:
-    """The running rows: one cache of `filled` columns, right-aligned; length [rows]; logits [rows, vocabulary]."""
-
-    requests: list[_Request]
-    cache: Any
-    filled: int
-    length: Tensor
-    logits: Tensor
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def keep(self, rows: list[int]) -> _Rows:
-        pick = torch.tensor(rows, dtype=torch.int64)
-        _select(self.cache, pick.to(self.logits.device))
-        length = self.length[pick]
-        empty = self.filled - int(length.max()) if len(rows) else 0
-        if empty:
-            _trim(self.cache, empty)
-        return _Rows([self.requests[i] for i in rows], self.cache, self.filled - empty, length, self.logits)
-
-    def join(self, new: _Rows) -> _Rows:
-        width = max(self.filled, new.filled)
-        for a, b in zip(self.cache.layers, new.cache.layers):
-            a.join(b, width)
-        length, logits = torch.cat([self.length, new.length]), torch.cat([self.logits, new.logits])
-        return _Rows(self.requests + new.requests, self.cache, width, length, logits)
-
-
-def _mask(length: Tensor, filled: int) -> Tensor:
-    """[rows, filled] true where a right-aligned row has a token."""
-    return torch.arange(filled)[None] >= (filled - length)[:, None]
-
-
-class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values [rows, heads, room, width] with room to grow in place; [.., :filled] is in use."""
-
-    def __init__(self, room: int):
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.room, self.filled = room, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.all_keys = key_states.new_zeros((rows, heads, self.room, width))
-        self.all_values = value_states.new_zeros((rows, value_states.shape[1], self.room, value_states.shape[3]))
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.filled + key_states.shape[2]
-        if end > self.room:
-            more = max(64, self.room // 2, end - self.room)
-            self.all_keys, self.all_values = (
-                torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.all_keys, self.all_values)
-            )
-            self.room += more
-        self.all_keys[:, :, self.filled : end] = key_states
-        self.all_values[:, :, self.filled : end] = value_states
-        self.filled = end
-        return self.all_keys[:, :, :end], self.all_values[:, :, :end]
-
-    def get_seq_length(self) -> int:
-        return self.filled
-
-    def select(self, rows: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[rows], self.all_values[rows]
-
-    def trim(self, left: int) -> None:
-        self.all_keys, self.all_values = self.all_keys[:, :, left:], self.all_values[:, :, left:]
-        self.filled -= left
-        self.room -= left
-
-    def join(self, other: _Layer, width: int) -> None:
-        room = max(self.room - self.filled, other.room - other.filled)
-
-        def align(x: Tensor, filled: int) -> Tensor:
-            return torch.nn.functional.pad(x[:, :, :filled], (0, 0, width - filled, room))
-
-        self.all_keys = torch.cat([align(self.all_keys, self.filled), align(other.all_keys, other.filled)])
-        self.all_values = torch.cat([align(self.all_values, self.filled), align(other.all_values, other.filled)])
-        self.filled, self.room = width, width + room
-
-
-def _cache(module: Any, room: int) -> Any:
-    config = plain(module).config.get_text_config()
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = None
-    cache.layers = [_Layer(room) for _ in range(config.num_hidden_layers)]
-    return cache
-
-
-def _select(cache: Any, rows: Tensor) -> None:
-    for layer in cache.layers:
-        layer.select(rows)
-
-
-def _trim(cache: Any, left: int) -> None:
-    for layer in cache.layers:
-        layer.trim(left)
-
-
 async def _settle() -> None:
     """Give every coroutine that is ready the chance to ask, so that requests of one moment run together."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
-def _draw(logits: Tensor, requests: list[_Request]) -> tuple[list[int], list[float], list[tuple[int, ...] | None]]:
-    """One token a row: inverse transform of the request's own uniform draw; greedy at temperature 0."""
-    temperature = torch.tensor([r.params.temperature for r in requests], dtype=logits.dtype)
+def _draw(
+    logits: Tensor, requests: list[_Request], drafts: Sequence[tuple[int, ...]]
+) -> tuple[list[int], list[float], list[tuple[int, ...] | None]]:
+    """One token for each row of `logits`, as if the guesses before it had been right: inverse transform of its own
+    uniform number; greedy at temperature 0."""
+    owners = [(r, ahead) for r, d in zip(requests, drafts) for ahead in range(1 + len(d))]
+    temperature = torch.tensor([r.params.temperature for r, _ in owners], dtype=logits.dtype)
     greedy = temperature == 0
     logits = logits.cpu() / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
-    support: list[tuple[int, ...] | None] = [None] * len(requests)
-    for row, r in enumerate(requests):
+    support: list[tuple[int, ...] | None] = [None] * len(owners)
+    for row, (r, _) in enumerate(owners):
         if r.params.allowed is not None:
             keep = torch.full_like(logits[row], -torch.inf)
             keep[list(r.params.allowed)] = 0.0
@@ -361,7 +330,7 @@ def _draw(logits: Tensor, requests: list[_Request]) -> tuple[list[int], list[flo
         if r.cut:
             support[row] = _truncate(logits, row, r.params)
     logp = torch.log_softmax(logits, dim=-1)
-    u = torch.tensor([r.next_uniform() for r in requests], dtype=torch.float64)
+    u = torch.tensor([r.next_uniform(ahead) for r, ahead in owners], dtype=torch.float64)
     cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
     drawn = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True).squeeze(1)
     ids = drawn.clamp(max=logits.shape[1] - 1)

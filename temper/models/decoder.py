@@ -1,4 +1,4 @@
-"""One token a row, straight from the weights: the decoding step of a standard decoder without its bookkeeping.
+"""A few tokens a row, straight from the weights: the decoding step of a standard decoder without its bookkeeping.
 
 transformers' forward serves every case; with one token a row that costs as much as the arithmetic. A `Decoder` knows
 the usual layer (RMSNorm, rotary positions, grouped attention, gated MLP: Llama, Mistral, Qwen2, Qwen3 and their like),
@@ -53,16 +53,20 @@ class Decoder:
             layer.renew()
 
     def step(self, ids: Tensor, position: Tensor, stores: list[Any], bias: Tensor | None) -> Tensor:
-        """[rows, vocabulary] logits after `ids` [rows] at `position` [rows].
+        """[rows, vocabulary] logits after `ids` [rows] at `position` [rows]. stores, bias: see `hidden`."""
+        return self.head(self.hidden(ids, position, stores, bias))
+
+    def hidden(self, ids: Tensor, position: Tensor, stores: list[Any], bias: Tensor | None, columns: int = 1) -> Tensor:
+        """[rows · columns, width]: what the head reads after each of `ids` [rows · columns] at `position`, row by row.
 
         stores  of keys and values, one a layer, that take the new ones
-        bias    [rows, 1, 1, columns] that is added to scores: −inf where a row has nothing; None: it has everywhere
+        bias    [rows, 1, columns, 1, filled] that is added to scores: −inf where a token may not look; None: everywhere
         """
         x = self.embed(ids)
         cos, sin = self._angle(position, x)
         for layer, store in zip(self.layers, stores, strict=True):
-            x = layer(x, cos, sin, store, bias)
-        return self.head(self.norm(x))
+            x = layer(x, cos, sin, store, bias, columns)
+        return self.norm(x)
 
     def _angle(self, position: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin) [rows, 1, width], sin with the sign of the half-turn; the table grows with the positions seen."""
@@ -90,7 +94,7 @@ class Decoder:
 
 
 class _Layer:
-    """What a layer computes for one token a row: products with the same input are one where the weights are small."""
+    """What a layer computes for a few tokens a row; products with the same input are one where weights are small."""
 
     def __init__(self, layer: Any):
         attention, self.mlp = layer.self_attn, layer.mlp
@@ -125,18 +129,24 @@ class _Layer:
             self.scale = torch.cat([m.weight.expand(k, -1) for m, k in zip(self.norms, n)])
         self.scale[: self.heads] *= self.scaling
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None) -> Tensor:
-        q, k, v = self._queries(self.before(x), cos, sin)
-        keys, values = store.update(k[:, :, None], v[:, :, None])
-        scores = q.view(len(x), keys.shape[1], -1, self.width) @ keys.transpose(2, 3)
-        if bias is not None:
-            scores += bias
-        x = x + self.o((torch.softmax(scores, -1) @ values).view(len(x), -1))
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None, columns: int) -> Tensor:
+        x = x + self.o(self._looked(*self._queries(self.before(x), cos, sin), store, bias, columns))
         y = self.between(x)
         if not self.joined:
             return x + self.down(self.mlp.act_fn(self.mlp.gate_proj(y)).mul_(self.mlp.up_proj(y)))
         gate, up = linear(y, self.twofold, self.twofold_bias).chunk(2, -1)
         return x + self.down(self.mlp.act_fn(gate).mul_(up))
+
+    def _looked(self, q: Tensor, k: Tensor, v: Tensor, store: Any, bias: Tensor | None, columns: int) -> Tensor:
+        """[rows · columns, heads · width]: values by the softmax of scores; the store takes keys and values."""
+        keys, values = store.update(*(t.view(-1, columns, t.shape[1], self.width).transpose(1, 2) for t in (k, v)))
+        rows, heads = keys.shape[:2]
+        q = q.view(rows, columns, heads, -1, self.width).transpose(1, 2)
+        scores = q.reshape(rows, heads, -1, self.width) @ keys.transpose(2, 3)
+        if bias is not None:
+            scores.view(rows, heads, columns, -1, keys.shape[2]).add_(bias)
+        seen = (torch.softmax(scores, -1) @ values).view(rows, heads, columns, -1, self.width)
+        return seen.transpose(1, 2).reshape(rows * columns, -1)
 
     def _queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys [rows, heads, width] at their positions, and values."""
