@@ -55,6 +55,14 @@ class Module:
                     continue
         return found
 
+    def meaning(self, name: str) -> ast.expr | None:
+        """What a name at the top stands for, here or in the module of temper that it comes from."""
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
+                return node.value
+        where = self.imported(name)
+        return read(where[0]).meaning(where[1]) if where is not None and where[0].is_file() else None
+
     def imported(self, name: str) -> tuple[Path, str] | None:
         """(file, name there) of a name that comes from another module of temper."""
         for node in self.tree.body:
@@ -98,7 +106,7 @@ def parameters(module: Module, function: Function) -> Iterator[Option]:
     pairs = [*zip(plain, defaults), *zip(a.kwonlyargs, a.kw_defaults)]
     texts = helps(ast.get_docstring(function), [arg.arg for arg, _ in pairs])
     for arg, default in pairs:
-        yield Option(arg.arg, kind(arg.annotation), _default(module, default), texts.get(arg.arg, ""), function.name)
+        yield Option(arg.arg, kind(arg.annotation, module), _default(module, default), texts.get(arg.arg, ""), function.name)
 
 
 def fields(module: Module, node: ast.ClassDef) -> list[Option]:
@@ -108,7 +116,7 @@ def fields(module: Module, node: ast.ClassDef) -> list[Option]:
     names = [n.target.id for n in annotated if isinstance(n.target, ast.Name)]
     texts = helps(ast.get_docstring(node), names)
     return [
-        Option(name, kind(n.annotation), _default(module, n.value), texts.get(name, ""), node.name)
+        Option(name, kind(n.annotation, module), _default(module, n.value), texts.get(name, ""), node.name)
         for name, n in zip(names, annotated)
     ]
 
@@ -146,10 +154,12 @@ def _items(value: ast.expr) -> list[str]:
     return [ast.unparse(m).replace("self.", "") for m in members]
 
 
-def kind(annotation: ast.expr | None) -> Any:
-    """The type that an annotation names, or a stand-in with its text where only its module could tell."""
+def kind(annotation: ast.expr | None, module: Module | None = None) -> Any:
+    """The type that an annotation names, also by a name for it in Temper, or a stand-in with its text."""
     if annotation is None:
         return str
+    if module is not None and isinstance(annotation, ast.Name) and annotation.id not in KINDS:
+        annotation = module.meaning(annotation.id) or annotation
     text = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
     try:
         return eval(compile(str(text), "annotation", "eval"), {"__builtins__": {}}, dict(KINDS))
