@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,18 +24,23 @@ class Line:
         self.rewards: list[float] = []
         self.passed: float | None = None
         self.start = 0
+        self.spent: Callable[[], float] | None = None  # share of the budget
         self.silent = 0  # steps in a row in which every group's attempts scored the same
         self.began = time.perf_counter()
 
     def begin(self, run: Run, start: int) -> None:
-        self.start, self.began = start, time.perf_counter()
+        self.start, self.steps = start, run.steps
+        self.spent = (lambda: run.ledger.share(run.budget)) if run.budget else None
         units = run.units()
         size = f"{units['groups per step']} groups"
         if units.get("attempts per group"):
             size += f" × {units['attempts per group']} attempts"
         models = ", ".join(f"{n} = {p.model}" for n, p in run.policies.items())
         more = f", resumed at step {start}" if start else ""
-        say(f"{bold(run.name)}  {models}  {run.steps} steps of {size}, seed {run.seed}{more}")
+        length = f"{run.steps} steps of {size}"
+        if run.budget:
+            length = f"steps of {size} until {amounts(run.budget)}"
+        say(f"{bold(run.name)}  {models}  {length}, seed {run.seed}{more}")
         self.began = time.perf_counter()
 
     def note(self, text: str) -> None:
@@ -52,7 +57,7 @@ class Line:
         text = self._text(step, record)
         if self.live:
             self._draw(text)
-        elif step == 1 or step == self.steps or step % max(1, self.steps // 20) == 0:
+        elif step == 1 or step == self.steps or step % (10 if self.spent else max(1, self.steps // 20)) == 0:
             say(text)
 
         self._explain(record)
@@ -71,7 +76,7 @@ class Line:
         return "\r\x1b[2K" if self.live else ""
 
     def _text(self, step: int, record: Mapping[str, Any]) -> str:
-        parts = [f"step {step:>{len(str(self.steps))}}/{self.steps}"]
+        parts = [f"step {step}" if self.spent else f"step {step:>{len(str(self.steps))}}/{self.steps}"]
         if record.get("reward") is not None:
             self.rewards.append(record["reward"])
             parts.append(f"reward {record['reward']:.2f} {spark(self.rewards)}")
@@ -85,6 +90,8 @@ class Line:
             parts.append(f"zero-signal {record['frac_reward_zero_std']:.0%}")
         parts.append(f"length {record['completions/mean_length']:.0f}")
         parts.append(f"{record['perf/tokens_per_s']:,.0f} tok/s")
+        if self.spent:
+            return "  ".join([*parts, f"{self.spent():.0%} of the budget"])
         left = (time.perf_counter() - self.began) / max(1, step - self.start) * (self.steps - step)
         return "  ".join([*parts, f"{clock(left)} left"])
 
@@ -97,6 +104,11 @@ class Line:
         sys.stdout.write(self._clear())
         for line in closing(summary):
             say(line)
+
+
+def amounts(budget: Mapping[str, float]) -> str:
+    """A budget in words."""
+    return " or ".join(f"{n:,.0f} {axis.replace('_', ' ')}" for axis, n in budget.items())
 
 
 def closing(summary: Mapping[str, Any]) -> list[str]:

@@ -122,6 +122,10 @@ class Evaluation:
             sources = [t.source for t in self.tasks]
             out["difference"] = paired_difference(self.passes["before"], self.passes["after"], sources)
             out["examples"] = self._examples()
+        if self.passes:
+            counts = {when: [sum(p) for p in passes] for when, passes in self.passes.items()}
+            tasks = [[t.source, t.id] for t in self.tasks]
+            out["passes"] = {"tasks": tasks, "attempts": self.attempts, **counts}
         return out
 
     def _examples(self) -> list[dict[str, Any]]:

@@ -45,11 +45,13 @@ async def train_all(phases: list[Run]) -> list[dict[str, Any]]:
 
 async def collect(run: Run, start: int) -> AsyncIterator[tuple[int, Batch]]:
     """(step, batch) in order. Batch t was sampled by weights at most `run.ahead` updates old; 0 is the plain loop."""
-    for step in range(start, run.steps):
+    step = start
+    while step < run.steps:  # a budget may end the run sooner
         while len(run.queue) <= run.ahead and step + len(run.queue) < run.steps:
             with run.timed("rollout"):
                 run.queue.append(await gather(run))
         yield step, run.queue.popleft()
+        step += 1
 
 
 async def gather(run: Run) -> Batch:

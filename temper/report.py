@@ -121,6 +121,7 @@ class Reporter:
         record |= {f"timing_s/{k}": round(v, 4) for k, v in self.run.seconds.items()} | {
             "timing_s/step": round(seconds, 4)
         }
+        record |= self.run.ledger.step(batch, {**self.run.seconds, "step": seconds})
         record["perf/tokens_per_s"] = batch.size(TOKEN) / max(1e-9, seconds)
         self.run.seconds, self.run.counts = {}, {}
         record |= await self._probe(step)
@@ -140,7 +141,8 @@ class Reporter:
         for probe in self.run.probes:
             if hasattr(probe, "comparison"):
                 summary = {**probe.comparison(), **summary}
-        summary |= {"seconds": round(self.seconds, 2), "tokens": self.tokens}
+        summary |= {"seconds": round(self.seconds, 2), "tokens": self.tokens, "ledger": self.run.ledger.summary()}
+        summary |= {"budget": dict(self.run.budget)} if self.run.budget else {}
         if self.run.out is not None:
             self._write_json("summary.json", summary)
             from temper.page import write_report
@@ -155,7 +157,8 @@ class Reporter:
         for probe in self.run.probes:
             if self.run.steps and getattr(probe, "due", lambda *_: True)(step, self.run.steps):
                 self.line.note("evaluating")
-            found |= await probe(self.run, step) or {}
+            with self.run.ledger.apart():
+                found |= await probe(self.run, step) or {}
         self.line.evaluated(found)
         return found
 

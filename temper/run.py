@@ -17,6 +17,7 @@ from temper.backends.base import Ack, SamplingParams, fingerprint
 from temper.carrier import Batch
 from temper.columns import CORE, LOGP, Column
 from temper.errors import UserError, unknown
+from temper.ledger import UNBOUNDED, Ledger
 from temper.objective import Update
 from temper.policy import Policy
 from temper.report import Reporter
@@ -42,6 +43,7 @@ class Run:
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
     trackers          names of further writers of metrics: "tensorboard", "wandb"
+    budget            {axis of the ledger: amount}: the run ends after the step that reaches one, or with `steps`
     threads           of torch, where the command line does not say (0: all cores, at most 4)
     """
 
@@ -68,6 +70,7 @@ class Run:
     keep: int = 2
     transcripts_every: int = 10
     trackers: tuple[str, ...] = ()
+    budget: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0
     argv: tuple[str, ...] = ()
 
@@ -94,6 +97,7 @@ class Run:
         self.counts: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.acks: dict[str, Ack] = {}
+        self.ledger = Ledger()
         self.reporter = Reporter(self)
         self.check()
 
@@ -138,7 +142,8 @@ class Run:
     def units(self) -> dict[str, Any]:
         """The arithmetic of a step in named units."""
         attempts = getattr(self.curriculum, "attempts", None)
-        sizes: dict[str, Any] = {"steps": self.steps, "groups per step": self.groups, "attempts per group": attempts}
+        steps = self.steps if self.steps < UNBOUNDED else None
+        sizes: dict[str, Any] = {"steps": steps, "groups per step": self.groups, "attempts per group": attempts}
         if attempts:
             sizes["trajectories per step"] = self.groups * attempts
         for u in self.updates:
@@ -148,6 +153,7 @@ class Run:
                 sizes[f"trajectories per optimiser step{who}"] = (
                     self.groups * attempts // min(u.minibatches, self.groups)
                 )
+        sizes |= {f"budget of {axis.replace('_', ' ')}": amount for axis, amount in self.budget.items()}
         sizes["updates that sampling may lag behind"] = self.ahead
         return sizes
 
@@ -163,6 +169,8 @@ class Run:
         """Everything live; yields the step to start from (0, or the checkpoint's)."""
         with self.reporter.opened(), self.live():
             start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
+            if self.ledger.ended and self.ledger.share(self.budget) >= 1:
+                self.steps = start
             await self.publish([])
             await self.reporter.begin(start)
             try:
@@ -178,6 +186,7 @@ class Run:
                 with torch.random.fork_rng(devices=[]):  # fresh adapters and heads depend on the seed alone
                     torch.manual_seed(streams.key(self.seed, "open", policy.name))
                     policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
+                self.ledger.watch(policy, plays=any(policy is p for p in self.roles.values()))
             yield
         finally:
             for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
@@ -226,6 +235,8 @@ class Run:
 
     async def report(self, step: int, batch: Batch, metrics: list[dict[str, float]]) -> None:
         """One line, one record, probes, transcripts, checkpoint."""
+        if self.ledger.share(self.budget) >= 1:
+            self.steps, self.ledger.ended = step + 1, True
         await self.reporter.step(step + 1, batch, metrics)
         last = step + 1 == self.steps
         if self.out is not None and (last or (self.save_every and (step + 1) % self.save_every == 0)):

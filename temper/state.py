@@ -138,6 +138,7 @@ def parts(run: Run) -> Iterator[tuple[str, Any]]:
     rates = [(f"lr/{n}", p.optimizer.lr) for n, p in run.policies.items()]
     hooks = [(f"hook/{i}/{j}", h) for i, u in enumerate(run.updates) for j, h in enumerate((*u.before, *u.after))]
     named = [
+        ("ledger", run.ledger),
         ("env", run.env),
         ("curriculum", run.curriculum),
         ("signal", run.signal),

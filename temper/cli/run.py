@@ -24,6 +24,7 @@ def common(
     *,
     out: Path | None = None,
     resume: bool | Path = False,
+    budget: str = "",
     dry_run: bool = False,
     threads: int = 0,
     track: tuple[str, ...] = (),
@@ -32,6 +33,8 @@ def common(
 
     out      the run directory (default: runs/RECIPE-MODEL-sSEED, with a number when that is taken)
     resume   continue the run in --out, or in the directory given here; options are those it was started with
+    budget   end after the step that reaches it, as in 2M-sampled-tokens; also trained-tokens, scored-tokens,
+             judge-tokens, flops, forward-flops, backward-flops, seconds (then --steps has no default)
     dry_run  show the resolved run and the arithmetic of a step; nothing is loaded or written
     threads  of torch (default: the recipe's; most take all cores, at most 4)
     track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
@@ -128,8 +131,22 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
         phase.out = out if len(phases) == 1 else out / f"{n + 1}-{phase.name}"
         phase.argv, phase.resume = asked.argv, asked.resume is not None
         check_steps(phase)
+    if asked.own.get("budget"):
+        limit(phases, asked)
+    for phase in phases:
         phase.trackers = tuple(asked.own.get("track", ()))
     return phases, out
+
+
+def limit(phases: list[Run], asked: Asked) -> None:
+    """Let the budget end the run, and its steps only where they were asked for."""
+    from temper.ledger import UNBOUNDED, budget_of
+
+    if len(phases) > 1:
+        raise UserError(f"a budget is for a run of one phase; {asked.target.text} has {len(phases)}")
+    phases[0].budget = budget_of(asked.own["budget"])
+    if "steps" not in asked.given:
+        phases[0].steps = UNBOUNDED
 
 
 def _made(asked: Asked, more: Mapping[str, Any]) -> Any:

@@ -74,6 +74,8 @@ def outcome(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = folder / "checkpoints" / "latest"
     summary = json.loads((folder / "summary.json").read_text())
+    for clock in ("seconds", "peak_memory_mib"):
+        del summary["ledger"][clock]
     return {
         "metrics": [{k: v for k, v in r.items() if not k.startswith(("timing_s/", "perf/"))} for r in rows],
         "summary": {k: v for k, v in summary.items() if k != "seconds"},
@@ -88,6 +90,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 def state_of(checkpoint: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
     state["reporter"] = {"tokens": state["reporter"]["tokens"]}
+    del state["parts"]["ledger"]["seconds"]
     return state
 
 
