@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from temper.errors import UserError
 
+MARGIN = 1.15  # the gain that guessing must promise, for its own work
 WAIT = 15  # passes at most between two looks whether guesses have become worth it
 KEPT = 32  # of what followed one context; when more did, every other is forgotten
 Guess = tuple[int, Hashable]  # a token, and the class of guesses that it belongs to: each has a success rate of its own
@@ -176,6 +177,8 @@ class Speculation:
             self.idle = max(0, self.idle - 1)
             return nothing
         self._score()
+        glance = self.wait == WAIT  # two rows show whether looking at all of them has become worth it
+        requests = requests[:2] if glance else requests
         guesses = self.drafter.draft(requests, self.most)
         guesses = [g[: max(0, r.limit - len(r.drawn) - 1)] for r, g in zip(requests, guesses)]
         self.tried = [(r, len(r.drawn), g) for r, g in zip(requests, guesses) if g]
@@ -185,7 +188,7 @@ class Speculation:
             self.idle = self.wait
             return nothing
         self.wait = 0
-        return [tuple(token for token, _ in g[:columns]) for g in guesses]
+        return nothing if glance else [tuple(token for token, _ in g[:columns]) for g in guesses]
 
     def ended(self, request: Running) -> None:
         if self.wait < WAIT:  # where nothing can be foreseen, nothing is remembered either
@@ -194,7 +197,7 @@ class Speculation:
     def _best(self, odds: list[list[float]]) -> int:
         """How many guesses a row make the most tokens for the cost; odds: of each guess that all before it hold too."""
         rows, tokens = len(odds), float(len(odds))
-        best, value = 0, rows / (self.knee + rows)
+        best, value = 0, MARGIN * rows / (self.knee + rows)
         for n in range(1, 1 + max(map(len, odds))):
             tokens += sum(o[n - 1] for o in odds if len(o) >= n)
             if tokens / (self.knee + rows * (1 + n)) > value:

@@ -206,6 +206,7 @@ def test_the_number_of_guesses_is_what_makes_most_tokens_for_the_cost() -> None:
     # one row: 1 / 5, 1.9 / 6, 2.6 / 7, 2.8 / 8
     assert s._best([[0.9, 0.7, 0.2]]) == 2
     assert s._best([[0.1, 0.0]]) == 0  # 1.1 / 6 < 1 / 5
+    assert s._best([[0.3]]) == 0 and s._best([[0.4]]) == 1  # 1.15 · 1 / 5 lies between 1.3 / 6 and 1.4 / 6
     # four rows, one of which can be foreseen: 4 / 8 against 5 / 12
     assert s._best([[1.0], [], [], []]) == 0
     assert s._best([[1.0]] * 4) == 1  # 8 / 12
@@ -223,7 +224,7 @@ def test_rates_are_learned_from_guesses_that_were_not_computed() -> None:
         def __init__(self) -> None:
             self.drawn: list[int] = []
 
-    s, row = Speculation(Fixed({}), knee=1, rows=1), Row()
+    s, row = Speculation(Fixed({}), knee=2, rows=1), Row()
     proposed = []
     for _ in range(40):
         (draft,) = s.propose([row])
@@ -249,6 +250,7 @@ def test_where_nothing_holds_it_looks_ever_more_rarely() -> None:
         Row.drawn = [2] * n
         s.propose([Row()])
     assert len(drafter.asked) < 60
+    assert s.propose([Row()] * 9) == [()] * 9
     s.ended(Row())
     assert drafter.ends == []  # and remembers nothing
 
