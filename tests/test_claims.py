@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import check, claim
+from studies import check, claim, index
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
@@ -31,6 +31,10 @@ def test_outcome_is_what_the_runs_say(path: Path) -> None:
     held = [m["held"] for m in data.get("measures", [])]
     words = "reproduced" if all(held) else "partly reproduced" if any(held) else "not reproduced"
     assert data.get("outcome", "reproduced") == words
+
+
+def test_the_list_of_claims_is_current() -> None:
+    assert (ROOT / "docs" / "claims" / "README.md").read_text() == index.page()
 
 
 def test_an_interval_by_hand() -> None:
