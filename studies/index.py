@@ -11,8 +11,8 @@ HEAD = """# Claims
 
 Every published figure, with the command that gave it, its seeds, date and interval. Pages and JSON are written by the
 studies themselves (`python -m studies.NAME --seeds N`; the main job: `python studies/claim.py`), and this page by
-`python -m studies.index`; no figure is typed by hand. A claim holds where the whole 95 % interval of a difference that is
-paired by seed lies on the claimed side of 0. What was not shown is kept as well.
+`python -m studies.index`; no figure is typed by hand. A claim holds where the whole 95 % interval of a difference that
+is paired by seed lies on the claimed side of 0. What was not shown is kept as well.
 
 - [quickstart](quickstart.md): the main job, three seeds
 - [temper-tiny](../../temper/models/temper_tiny/README.md): the bundled model's card, written by `studies/base_card.py`
