@@ -170,10 +170,15 @@ def examples(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as aligned lines; the first is the header, the last is set apart."""
-    width = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    text = ["  ".join(v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(r, width))) for r in rows]
+    text = aligned(rows)
     rule = "─" * len(text[0])
     return [bold(text[0]), rule, *text[1:-1], rule, bold(text[-1])]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, their first two columns to the left."""
+    width = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
+    return ["  ".join(v.ljust(w) if c < 2 else v.rjust(w) for c, (v, w) in enumerate(zip(r, width))) for r in rows]
 
 
 def spark(values: Sequence[float], width: int = 12) -> str:

@@ -12,6 +12,7 @@ from temper.errors import UserError, unknown
 
 COMMANDS = {
     "run": ("run:run", "run a recipe: temper run quickstart; temper run grpo --model … --data … --reward …"),
+    "compare": ("compare:compare", "recipes side by side at equal compute: which can be told apart, on one page"),
     "eval": ("evaluate:evaluate", "how good is a model at some tasks: avg@k, pass@k, majority@k, with intervals"),
     "serve": ("serve:serve", "a model behind an OpenAI-compatible server"),
     "list": ("catalogue:listing", "the recipes, methods, parts and tasks that there are"),
@@ -59,7 +60,7 @@ def dispatch(argv: list[str]) -> int:
     where, _ = COMMANDS[argv[0]]
     module, _, name = where.partition(":")
     command: Callable[..., Any] = getattr(importlib.import_module(f"temper.cli.{module}"), name)
-    if argv[0] == "run":
+    if argv[0] in ("run", "compare"):
         return int(command(argv[1:]))
     return _call(argv[0], command, argv[1:])
 
