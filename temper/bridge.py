@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -26,11 +27,9 @@ from temper.columns import (
     TASK,
     TEMPERATURE,
     TRAJECTORY,
-    TURN,
     TURN_REWARD,
     TURN_TEXT,
     VERSION,
-    Column,
 )  # fmt: skip
 from temper.episode import ENV, Episode, Trajectory, Turn
 
@@ -51,37 +50,60 @@ def to_episodes(b: Batch) -> list[Episode]:
     Behaviour log-probs, rewards and their parts go along; other columns are derived again after editing.
     """
     plays = b.by([(b[REQUEST][g], n) for g, n in zip(b.structure.group.tolist(), b[EPISODE].tolist())], TRAJECTORY)
-    out = []
-    for k, (request, _) in enumerate(plays.keys):
-        part = b.select(plays.index == k)
-        turns = tuple(_turn_of(part, u) for u in range(part.size(TURN)))
-        trajectories = tuple(_trajectory_of(part, j) for j in range(part.size(TRAJECTORY)))
-        out.append(Episode(part[TASK][0], turns, trajectories, request, part[SPLIT][0]))
-    return out
+    played: list[list[int]] = [[] for _ in plays.keys]
+    for j, k in enumerate(plays.index.tolist()):
+        played[k].append(j)
+    records = _Records(b)
+    return [records.episode(request, trajectories) for (request, _), trajectories in zip(plays.keys, played)]
 
 
-def _turn_of(b: Batch, u: int) -> Turn:
-    logp = None
-    if b.structure.sampled[u] and BEHAVIOUR in b:
-        values = b[BEHAVIOUR][b.structure.token_turn == u]
-        logp = None if bool(values.isnan().any()) else tuple(values.tolist())
-    return Turn(
-        tuple(b.turn_ids(u)), int(b.structure.parent[u]), b[AUTHOR][u], b[TURN_TEXT][u], logp, b[FINISH][u],
-        int(b[VERSION][u]), float(b[TEMPERATURE][u]), b[SUPPORT][u], b[ALLOWED][u], _given(b, TURN_REWARD, u),
-    )  # fmt: skip
+class _Records:
+    """The rows of a batch as records again."""
+
+    def __init__(self, b: Batch):
+        s = b.structure
+        self.b, self.paths, self.parent, self.group = b, s.paths, s.parent.tolist(), s.group.tolist()
+        self.start, self.ids, self.sampled = s.start.tolist(), s.ids.tolist(), s.sampled.tolist()
+        self.first = list(accumulate((n if k else 0 for n, k in zip(s.start.diff().tolist(), self.sampled)), initial=0))
+        self.logp = b[BEHAVIOUR].tolist() if BEHAVIOUR in b else None
+        self.version, self.temperature = b[VERSION].tolist(), b[TEMPERATURE].tolist()
+        self.parts = {c.name[7:]: b[c].tolist() for c in b.columns if c.name.startswith("reward@")}
+        self.reward, self.turn_reward = (b[c].tolist() if c in b else None for c in (REWARD, TURN_REWARD))
+
+    def episode(self, request: str, trajectories: list[int]) -> Episode:
+        """One play: its trajectories, their turns and what these had in context, numbered anew."""
+        judged = {u for j in trajectories for u in self.paths[j]}
+        needed: set[int] = set()
+        for u in judged:
+            while u >= 0 and u not in needed:
+                needed.add(u)
+                u = self.parent[u]
+        new = {u: n for n, u in enumerate(sorted(needed))} | {-1: -1}
+        group = min(self.group[j] for j in trajectories)
+        turns = tuple(self._turn(u, new[self.parent[u]], u in judged) for u in sorted(needed))
+        made = tuple(self._trajectory(j, tuple(new[u] for u in self.paths[j])) for j in trajectories)
+        return Episode(self.b[TASK][group], turns, made, request, self.b[SPLIT][group])
+
+    def _turn(self, u: int, parent: int, judged: bool) -> Turn:
+        b, ids, logp = self.b, tuple(self.ids[self.start[u] : self.start[u + 1]]), None
+        if judged and self.sampled[u] and self.logp is not None:
+            values = self.logp[self.first[u] : self.first[u] + len(ids)]
+            logp = None if any(v != v for v in values) else tuple(values)
+        return Turn(
+            ids, parent, b[AUTHOR][u], b[TURN_TEXT][u], logp, b[FINISH][u], self.version[u], self.temperature[u],
+            b[SUPPORT][u], b[ALLOWED][u], _given(self.turn_reward, u),
+        )  # fmt: skip
+
+    def _trajectory(self, j: int, turns: tuple[int, ...]) -> Trajectory:
+        b, parts = self.b, {name: values[j] for name, values in self.parts.items()}
+        return Trajectory(
+            turns, b[ROLE][j], _given(self.reward, j), {n: v for n, v in parts.items() if v == v},
+            b[OUTCOME][j], b[INFO][j], b[GROUP_KEY][self.group[j]],
+        )  # fmt: skip
 
 
-def _trajectory_of(b: Batch, j: int) -> Trajectory:
-    parts = {c.name[7:]: float(b[c][j]) for c in b.columns if c.name.startswith("reward@")}
-    return Trajectory(
-        tuple(b.turns_of(j)), b[ROLE][j], _given(b, REWARD, j), {n: v for n, v in parts.items() if v == v},
-        b[OUTCOME][j], b[INFO][j], b[GROUP_KEY][b.structure.group[j]],
-    )  # fmt: skip
-
-
-def _given(b: Batch, column: Column, row: int) -> float | None:
-    value = float(b[column][row]) if column in b else float("nan")
-    return None if value != value else value
+def _given(values: list[float] | None, row: int) -> float | None:
+    return None if values is None or values[row] != values[row] else values[row]
 
 
 class _Builder:
@@ -130,7 +152,7 @@ class _Builder:
         taken = [t.author != ENV and u in judged for u, t in enumerate(self.turns)]
         lengths = torch.tensor([len(t.ids) for t in self.turns], dtype=torch.int64)
         structure = Structure(
-            ids=torch.tensor([i for t in self.turns for i in t.ids], dtype=torch.int64),
+            ids=torch.tensor(list(chain.from_iterable(t.ids for t in self.turns)), dtype=torch.int64),
             start=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
             parent=torch.tensor(self.parents, dtype=torch.int64),
             sampled=torch.tensor(taken, dtype=torch.bool),

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -57,6 +58,14 @@ class Structure:
     def token_position(self) -> Tensor:
         """[tokens] the place of each TOKEN row in `ids`."""
         return torch.repeat_interleave(self.sampled, self.start.diff()).nonzero().flatten()
+
+    @cached_property
+    def paths(self) -> list[list[int]]:
+        """The turns of each trajectory, in order."""
+        out: list[list[int]] = [[] for _ in range(len(self.group))]
+        for turn, owner in zip(*self.member.tolist()):
+            out[owner].append(turn)
+        return out
 
     def size(self, level: Level) -> int:
         return (len(self.token_turn), len(self.parent), len(self.group), self.groups)[level]
@@ -118,9 +127,7 @@ class Batch:
         return ids
 
     def turns_of(self, trajectory: int) -> list[int]:
-        turn, owner = self.structure.member
-        turns: list[int] = turn[owner == trajectory].tolist()
-        return turns
+        return list(self.structure.paths[trajectory])
 
     # moving between levels -----------------------------------------------------------------------------------------
 
@@ -330,4 +337,4 @@ def _join(parts: list[Any]) -> Any:
 
 
 def _offsets(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    return list(accumulate(sizes, initial=0))

@@ -187,18 +187,30 @@ def cut(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Ite
         unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
     tokens = _tokens(b, unit)
     counts, widths = ([1] * len(tokens), [1] * len(tokens)) if flat else (_chains(b, unit), _longest(b, unit))
-    taken: list[int] = []
+    parts: list[list[int]] = [[]]
     rows = real = 0
     for u in sorted(range(len(tokens)), key=lambda u: (widths[u], u)):
         padded = real + tokens[u] if flat else (rows + counts[u]) * widths[u]
         wasteful = real >= FULL and padded > WASTE * (real + tokens[u])
-        if taken and (padded > token_budget or wasteful):
-            yield _pick(b, unit, taken)
-            taken, rows, real = [], 0, 0
-        taken.append(u)
+        if parts[-1] and (padded > token_budget or wasteful):
+            parts.append([])
+            rows = real = 0
+        parts[-1].append(u)
         rows, real = rows + counts[u], real + tokens[u]
-    if taken:
-        yield b if len(taken) == len(tokens) else _pick(b, unit, taken)
+    if parts[-1]:
+        yield from _picked(b, unit, parts)
+
+
+def _picked(b: Batch, unit: Tensor, parts: list[list[int]]) -> Iterator[Batch]:
+    """The batch of each part's units; halved again and again, so that many parts cost little more than few."""
+    if len(parts) == 1:
+        yield b
+        return
+    half = len(parts) // 2
+    for some in (parts[:half], parts[half:]):
+        keep = torch.zeros(int(unit.max()) + 1, dtype=torch.bool)
+        keep[[u for part in some for u in part]] = True
+        yield from _picked(b.select(keep[unit]), unit[keep[unit]], some)
 
 
 def _chains(b: Batch, unit: Tensor) -> list[int]:
@@ -207,12 +219,6 @@ def _chains(b: Batch, unit: Tensor) -> list[int]:
     unit_of = dict(zip(turn.tolist(), unit[owner].tolist()))
     counts = Counter(unit_of[path[-1]] for path in layout.chains(b))
     return [max(1, counts[u]) for u in range(int(unit.max()) + 1)]
-
-
-def _pick(b: Batch, unit: Tensor, taken: list[int]) -> Batch:
-    keep = torch.zeros(int(unit.max()) + 1, dtype=torch.bool)
-    keep[taken] = True
-    return b.select(keep[unit])
 
 
 def _number(keys: list[int]) -> Tensor:

@@ -46,14 +46,14 @@ def main(side: str, model: str, name: str, *rest: str) -> None:
     stepper = Stepper(loop)
     stepper.step()
     stepper.step()
-    held = _resident("VmRSS")
+    held = resident("VmRSS")
     CLEAR.write_text("5")  # the peak begins anew
     stepper.step()
-    print(json.dumps({"mib": _resident("VmHWM") - held}), flush=True)
+    print(json.dumps({"mib": resident("VmHWM") - held}), flush=True)
     os._exit(0)  # the peer's threads need not be waited for
 
 
-def _resident(what: str) -> float:
+def resident(what: str) -> float:
     """MiB, as the kernel counts them."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) / 1024

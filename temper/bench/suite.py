@@ -40,16 +40,22 @@ def measure(
             )
         rows.append({"workload": name, "text": workload.text, "target": workload.target, **row})
         tell(line(rows[-1]))
+    return {**where(), "size": size, "peer": peer, "settings": settings, "repeats": repeats, "workloads": rows}
+
+
+def where() -> dict[str, Any]:
+    """Date, versions and machine of a measurement."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "size": size,
-        "peer": peer,
-        "settings": settings,
-        "repeats": repeats,
         "versions": {p: metadata.version(p) for p in PACKAGES if _installed(p)} | {"python": platform.python_version()},
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": 1},
-        "workloads": rows,
     }
+
+
+def spelled(data: dict[str, Any]) -> str:
+    """`where` in a line."""
+    versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
+    return f"{data['date']}, {data['machine']['processor']}, {data['machine']['cores']} cores, one thread; {versions}."
 
 
 def _speed(workload: Workload, model: str, repeats: int, peer: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -102,12 +108,9 @@ def line(row: dict[str, Any]) -> str:
 
 def page(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    m = data["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in data["versions"].items())
     settings = ", ".join(f"{k}={v}" for k, v in data["settings"].items()) or "defaults"
     lines = [
-        f"Models of {data['size']} parameters, {data['date']}, {m['processor']}, {m['cores']} cores, one thread; "
-        f"{versions}.",
+        f"Models of {data['size']} parameters, {spelled(data)}",
         f"Medians of {data['repeats']} steps in turn, in one process; smallest and largest ratio. Peer: {data['peer']} "
         f"({settings}).",
         "",
@@ -149,12 +152,12 @@ def plot(data: dict[str, Any]) -> str:
     return "\n".join([*out, f'<text x="270" y="{40 * len(rows) + 28}">{foot}</text>', "</svg>", ""])
 
 
-def write(data: dict[str, Any], folder: Path) -> None:
-    """bench.json, bench.md and bench.svg."""
+def write(data: dict[str, Any], folder: Path, name: str, page: str, plot: str) -> None:
+    """NAME.json, NAME.md and NAME.svg."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / "bench.md").write_text(page(data))
-    (folder / "bench.svg").write_text(plot(data))
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(page)
+    (folder / f"{name}.svg").write_text(plot)
 
 
 def _installed(package: str) -> bool:

@@ -14,6 +14,7 @@ def bench(
     repeats: int = 5,
     peer: Literal["trl", "none"] = "trl",
     peer_settings: tuple[str, ...] = (),
+    growth: bool = False,
     out: str = "bench",
 ) -> int:
     """Time training steps on random models, one thread, and write a table, a plot and the figures.
@@ -23,7 +24,8 @@ def bench(
     repeats        steps that are counted, of each side in turn
     peer           what is measured beside Temper; none: Temper alone
     peer_settings  name=value for the peer's own configuration (default: its defaults)
-    out            a folder for bench.json, bench.md and bench.svg
+    growth         instead: seconds against size of everything that must not grow faster than it, and start-up times
+    out            a folder for bench.json, bench.md and bench.svg (growth.json, …)
     """
     import os
 
@@ -31,6 +33,11 @@ def bench(
     from temper.bench import suite
     from temper.bench.workloads import WORKLOADS
 
+    if growth:
+        from temper.bench import growth as curves
+
+        data = curves.measure(print)
+        return _written(data, out, "growth", curves.page(data), curves.plot(data))
     names = [n.strip().upper() for n in workloads.split(",") if n.strip()]
     for name in names:
         if name not in WORKLOADS:
@@ -38,8 +45,14 @@ def bench(
     if repeats < 1 or not names:
         raise UserError("give at least one workload, and repeats of at least 1")
     data = suite.measure(names, size, repeats, peer, dict(map(_setting, peer_settings)), print)
-    suite.write(data, Path(out))
-    print(f"{out}/bench.md, {out}/bench.svg, {out}/bench.json")
+    return _written(data, out, "bench", suite.page(data), suite.plot(data))
+
+
+def _written(data: dict[str, object], out: str, name: str, page: str, plot: str) -> int:
+    from temper.bench import suite
+
+    suite.write(data, Path(out), name, page, plot)
+    print(", ".join(f"{out}/{name}.{kind}" for kind in ("md", "svg", "json")))
     return 0
 
 

@@ -104,26 +104,32 @@ def rectangle(b: Batch, flat: bool = False) -> Rectangle:
 def _laid(b: Batch, rows: list[list[int]], width: int, length: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """(ids, position, place) with the turns of each row behind one another."""
     s = b.structure
-    start, sampled, parent = s.start.tolist(), s.sampled.tolist(), s.parent.tolist()
-    ids = torch.zeros((len(rows), width), dtype=torch.int64)
-    position = torch.zeros((len(rows), width), dtype=torch.int64)
+    sampled, parent = s.sampled.tolist(), s.parent.tolist()
     depth = [0] * len(parent)
     for turn, up in enumerate(parent):
         depth[turn] = depth[up] + length[up] if up >= 0 else 0
     here, before = [-1] * len(parent), [-1] * len(parent)  # flat index of a sampled turn's first token, and before it
+    begins = list[int]()  # flat index of each turn's first token, row by row
     for r, row in enumerate(rows):
         column, at = 0, dict[int, int]()
         for turn in row:
-            n = length[turn]
             at[turn] = column
-            ids[r, column : column + n] = s.ids[start[turn] : start[turn + 1]]
-            position[r, column : column + n] = torch.arange(depth[turn], depth[turn] + n)
-            if sampled[turn] and n and here[turn] < 0:
+            begins.append(r * width + column)
+            if sampled[turn] and length[turn] and here[turn] < 0:
                 here[turn], before[turn] = r * width + column, r * width + _before(at, turn, parent, length)
-            column += n
+            column += length[turn]
+    turns = torch.tensor([turn for row in rows for turn in row], dtype=torch.int64)
+    lengths = s.start.diff()[turns]
+    inside = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    source, target, deep = (
+        torch.repeat_interleave(first, lengths) + inside
+        for first in (s.start[turns], torch.tensor(begins, dtype=torch.int64), torch.tensor(depth)[turns])
+    )
+    ids, position = (torch.zeros(len(rows) * width, dtype=torch.int64) for _ in range(2))
+    ids[target], position[target] = s.ids[source], deep
     offset = s.token_position - s.start[s.token_turn]
-    first, inside = torch.tensor(before)[s.token_turn], torch.tensor(here)[s.token_turn] + offset - 1
-    return ids, position, torch.where(offset == 0, first, inside)
+    first, later = torch.tensor(before)[s.token_turn], torch.tensor(here)[s.token_turn] + offset - 1
+    return ids.view(len(rows), width), position.view(len(rows), width), torch.where(offset == 0, first, later)
 
 
 def _before(at: dict[int, int], turn: int, parent: list[int], length: list[int]) -> int:

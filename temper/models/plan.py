@@ -66,22 +66,21 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def planned(units: Sequence[Unit]) -> Tensor:
     """A stand-in for the mask of one row that holds `units` in their order; it carries their plan."""
-    begin = [0]
-    for unit in units:
-        begin.append(begin[-1] + unit.length)
-    keys = [torch.zeros(0, dtype=torch.int64)] * len(units)
-    for n, unit in enumerate(units):
-        own = torch.arange(begin[n], begin[n + 1])
-        keys[n] = torch.cat([keys[unit.parent], own]) if unit.parent >= 0 else own
-    back = torch.zeros(begin[-1], dtype=torch.int64)
+    length = torch.tensor([unit.length for unit in units], dtype=torch.int64)
+    begin = length.cumsum(0) - length
+    columns = torch.arange(int(length.sum()))
+    keys: list[Tensor] = []
+    for unit, own in zip(units, columns.split([unit.length for unit in units])):
+        keys.append(torch.cat([keys[unit.parent], own]) if unit.parent >= 0 else own)
+    back = torch.zeros_like(columns)
     pieces, done = [], 0
     for some in _bundles([(unit.length, len(k)) for unit, k in zip(units, keys)]):
         q, k = max(units[n].length for n in some), max(len(keys[n]) for n in some)
-        for row, n in enumerate(some):
-            back[begin[n] : begin[n + 1]] = done + row * q + torch.arange(units[n].length)
+        own, place = length[some][:, None], torch.arange(q)
+        queries = begin[some][:, None] + torch.minimum(place, own - 1)
+        back[queries[place < own]] = (done + torch.arange(len(some) * q)).view(-1, q)[place < own]
         done += len(some) * q
         before = torch.tensor([len(keys[n]) - units[n].length for n in some])
-        queries = torch.stack([_padded(torch.arange(begin[n], begin[n + 1]), q) for n in some])
         pieces.append(Piece(queries, torch.stack([_padded(keys[n], k) for n in some]), _mask(before, q, k)))
     return _carrying(Plan(tuple(pieces), back))
 
@@ -105,7 +104,7 @@ def _bundles(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
 
 
 def _padded(index: Tensor, n: int) -> Tensor:
-    return torch.cat([index, index[-1:].expand(n - len(index))])
+    return index if len(index) == n else torch.cat([index, index[-1:].expand(n - len(index))])
 
 
 def _mask(before: Tensor, q: int, k: int) -> Tensor | None:
