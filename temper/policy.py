@@ -9,8 +9,9 @@ from typing import Any
 
 from temper import streams
 from temper.backends.base import AdamW, Learner, Lora, Sampler, SamplingParams
+from temper.backends.speculate import Speculation
 from temper.episode import Completion
-from temper.errors import UserError
+from temper.errors import UserError, unknown
 from temper.models.render import renderer_of
 
 
@@ -23,6 +24,8 @@ class Policy:
     dtype         "float32", "bfloat16" (compute) or "float64"
     token_budget  padded tokens in a micro-batch of the learner
     max_rows      sequences that the sampler decodes at once
+    drafts        guesses of the next tokens, which save passes and change none (`temper.backends.speculate`)
+    engine        what samples: "local", "vllm", or temper.backends.vllm.VLLM(…) with settings of its own
     """
 
     name: str = "policy"
@@ -35,11 +38,15 @@ class Policy:
     device: str = "auto"
     token_budget: int = 16384
     max_rows: int = 1024
+    drafts: Speculation | None = None
+    engine: Any = "local"
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "max_rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if isinstance(self.engine, str) and self.engine not in (known := ("local", "vllm")):
+            raise unknown("engine", self.engine, known)
         self.version = 0
         self._learner: Any = None
         self._sampler: Any = None
@@ -51,8 +58,11 @@ class Policy:
 
         from temper.backends.local import LocalLearner
         from temper.backends.local_sampler import LocalSampler
+        from temper.backends.vllm import VLLM, VLLMSampler, installed
         from temper.models import load
 
+        if self.engine != "local":
+            installed()
         self._tokenizer = load.load_tokenizer(self.model)
         module = load.load_model(
             self.model, dtype=self.dtype, device=self.device, lora=self.lora, checkpointing=self.checkpointing
@@ -74,9 +84,16 @@ class Policy:
             token_budget=self.token_budget,
             autocast=autocast,
         )
-        self._sampler = LocalSampler(module, self._tokenizer, max_rows=self.max_rows, autocast=autocast)
+        served: dict[str, Any] = {"max_rows": self.max_rows, "autocast": autocast}
+        if self.engine == "local":
+            self._sampler = LocalSampler(module, self._tokenizer, drafts=self.drafts, **served)
+        else:
+            settings = VLLM() if self.engine == "vllm" else self.engine
+            self._sampler = VLLMSampler(module, self._tokenizer, settings, **served)
 
     def close(self) -> None:
+        if hasattr(self._sampler, "close"):
+            self._sampler.close()
         self._learner = self._sampler = None
 
     @property
@@ -108,7 +125,7 @@ class Policy:
         """A frozen policy that starts from the same weights; beside fresh adapters it shares them."""
         from temper.models import load
 
-        frozen = replace(self, name=name, trainable=False, lora=None)
+        frozen = replace(self, name=name, trainable=False, lora=None, drafts=None, engine="local")
         if self.lora is None or not self.lora.leaves_base or load.is_adapter(self.model):
             return frozen
         return BaseOf(**{f.name: getattr(frozen, f.name) for f in fields(frozen)}, policy=self)

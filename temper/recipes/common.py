@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from temper.backends.base import AdamW, Lora, SamplingParams
 from temper.envs.single import SingleTurn
@@ -50,6 +50,7 @@ def train_on(
     checkpointing: bool = False,
     token_budget: int = 16384,
     max_rows: int = 1024,
+    sampler: Literal["local", "vllm"] = "local",
     ahead: int = 0,
     eval_attempts: int = 4,
     eval_every: int = 0,
@@ -73,6 +74,7 @@ def train_on(
     checkpointing  recompute activations in the backward pass, to save memory
     token_budget   padded tokens in a micro-batch
     max_rows       answers sampled at once
+    sampler        local, or vllm: vLLM's engine in the same process
     ahead          how many updates old the weights that sampled a batch may be
     eval_attempts  attempts at each held-out task
     eval_every     steps between evaluations (0: only before and after)
@@ -83,6 +85,7 @@ def train_on(
     policy = Policy(
         model=model, optimizer=AdamW(lr=WarmUp(peak, warmup)), lora=Lora(lora, 2 * lora) if lora else None, dtype=dtype,
         device=device, checkpointing=checkpointing, token_budget=token_budget, max_rows=max_rows,
+        engine=sampler,
     )  # fmt: skip
     m = method(policy)
     if m.env is not None and env not in (None, SingleTurn()):

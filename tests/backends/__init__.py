@@ -1,0 +1,1 @@
+"""Backends that need a package of their own."""
