@@ -63,6 +63,7 @@ class LocalSampler:
         self.version = 0
         self.tokens = 0  # sampled so far
         self.passes = 0  # of the model that they took, counted for each row
+        self._hidden: Tensor | None = None
         self._waiting: deque[_Request] = deque()
         self._joining: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
@@ -173,6 +174,9 @@ class LocalSampler:
                 taken += 1
                 if token != guess:
                     break
+            if r.fresh is not None:
+                r.hidden.append(r.fresh[:taken])
+                r.fresh = None
             self.tokens += taken
             last.append(ids[at + max(taken, 1) - 1])
             refused.append(fed - max(taken, 1))
@@ -189,11 +193,14 @@ class LocalSampler:
         ids = torch.tensor([(t, *d) + (0,) * (columns - 1 - len(d)) for t, d in zip(last, rows.drafts)])
         rows.grow(columns)
         rows.fed = [columns] * len(rows)
-        if columns == 1 and rows.used is None:
+        if columns == 1 and rows.used is None and not (self.drafts and self.drafts.hidden):
             rows.logits = self._forward(ids, rows.length, rows.cache, rows.filled)
         else:
             wanted = [i * columns + j for i, d in enumerate(rows.drafts) for j in range(1 + len(d))]
             rows.logits = self._forward(ids, rows.length, rows.cache, rows.filled, rows.mask, torch.tensor(wanted))
+            if self._hidden is not None:
+                for r, states in zip(rows.requests, self._hidden.split([1 + len(d) for d in rows.drafts])):
+                    r.fresh = states
 
     def _forward(
         self, ids: Tensor, length: Tensor, cache: Any, filled: int, used: Tensor | None = None, at: Tensor | None = None
@@ -222,7 +229,7 @@ class LocalSampler:
                     logits_to_keep=1,
                 )
                 out = inner(**inputs, past_key_values=cache, use_cache=True)
-                logits = out.logits[:, -1] if at is None else self.head(out.last_hidden_state.flatten(0, 1)[at])
+                logits = out.logits[:, -1] if at is None else self._headed(out.last_hidden_state.flatten(0, 1), at)
         return logits.float() if logits.dtype != torch.float64 else logits
 
     def _decoded(
@@ -244,7 +251,14 @@ class LocalSampler:
             bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None, :, None].to(device)
         position = (length[:, None] - torch.arange(columns, 0, -1)).clamp(max=self.context - 1).flatten()
         hidden = decoder.hidden(ids.flatten().to(device), position.to(device), cache.layers, bias, columns)
-        return decoder.head(hidden if at is None else hidden[at.to(device)])
+        return decoder.head(hidden) if at is None else self._headed(hidden, at)
+
+    def _headed(self, hidden: Tensor, at: Tensor) -> Tensor:
+        """Logits of the places `at`, whose hidden states are kept for a drafter that reads them."""
+        assert self.head is not None and self.drafts is not None  # without a head nothing is guessed
+        hidden = hidden[at.to(hidden.device)]
+        self._hidden = hidden if self.drafts.hidden else None
+        return self.head(hidden)
 
 
 @dataclass(eq=False)
@@ -257,6 +271,8 @@ class _Request:
     drawn: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     support: list[tuple[int, ...]] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)  # after each token but the last, where a drafter reads them
+    fresh: Tensor | None = None  # of the last pass, before draws say how much of it holds
 
     def start(self, sampler: LocalSampler) -> None:
         p = self.params

@@ -10,25 +10,37 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from torch import Tensor
+
+from temper.backends.base import SamplingParams
 from temper.errors import UserError
 
 MARGIN = 1.15  # the gain that guessing must promise, for its own work
 WAIT = 15  # passes at most between two looks whether guesses have become worth it
 KEPT = 32  # of what followed one context; when more did, every other is forgotten
-Guess = tuple[int, Hashable]  # a token, and the class of guesses that it belongs to: each has a success rate of its own
+Kind = tuple[int | bool, ...]
+Guess = tuple[int, Kind]  # a token, and the kind of guess that it is: each kind has a success rate of its own
 
 
 class Running(Protocol):
-    """What a drafter sees of a request: the prompt, what was drawn, the numbers to draw with ([] when greedy)."""
+    """What a drafter sees of a request.
+
+    ids      of the prompt; drawn: of the answer so far
+    uniform  the number that each token of the answer is drawn with ([] when greedy)
+    hidden   [tokens, width] pieces: the target's last hidden states after drawn[0], …, drawn[-2]; only for drafters
+             with `hidden = True`
+    """
 
     ids: tuple[int, ...]
+    params: SamplingParams
     drawn: list[int]
     uniform: list[float]
+    hidden: list[Tensor]
 
 
 class Drafter(Protocol):
@@ -165,10 +177,15 @@ class Speculation:
         for name, least in (("most", 0), ("rows", 0), ("knee", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        self.rates: dict[Hashable, _Rate] = {}
+        self.rates: dict[Kind, _Rate] = {}
         self.tried: list[tuple[Running, int, list[Guess]]] = []
         self.idle = self.wait = 0  # passes without guesses: still to come, and in the last row of them
         self.guessed = self.right = 0
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the drafter reads hidden states."""
+        return getattr(self.drafter, "hidden", False)
 
     def propose(self, requests: Sequence[Any]) -> list[tuple[int, ...]]:
         """The guesses to compute for each running request; () where there are none."""
@@ -176,7 +193,7 @@ class Speculation:
         if self.idle or len(requests) > self.rows or not self.most:
             self.idle = max(0, self.idle - 1)
             return nothing
-        self._score()
+        self.score()
         glance = self.wait == WAIT  # two rows show whether looking at all of them has become worth it
         requests = requests[:2] if glance else requests
         guesses = self.drafter.draft(requests, self.most)
@@ -193,6 +210,13 @@ class Speculation:
     def ended(self, request: Running) -> None:
         if self.wait < WAIT:  # where nothing can be foreseen, nothing is remembered either
             self.drafter.ended(request)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rates": [[*k, r.hits, r.tries] for k, r in self.rates.items()], "idle": [self.idle, self.wait]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rates = {tuple(k): _Rate(hits, tries) for *k, hits, tries in state["rates"]}
+        self.idle, self.wait = state["idle"]
 
     def _best(self, odds: list[list[float]]) -> int:
         """How many guesses a row make the most tokens for the cost; odds: of each guess that all before it hold too."""
@@ -211,7 +235,7 @@ class Speculation:
             odds.append(both)
         return odds
 
-    def _score(self) -> None:
+    def score(self) -> None:
         """Compare the last guesses, also those that were not computed, with what was drawn since."""
         for request, start, guesses in self.tried:
             for (token, kind), drawn in zip(guesses, request.drawn[start:]):
