@@ -171,6 +171,10 @@ def notes(arms: Sequence[Json], jobs: Sequence[Job], axis: str, most: float) -> 
     return out
 
 
+def _p(p: float) -> str:
+    return "below 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
 def reading(found: Json) -> list[str]:
     """The result in sentences."""
     arms = [a for a in found["arms"] if a["seeds"]]
@@ -185,6 +189,6 @@ def reading(found: Json) -> list[str]:
         return [*out, f"No arm can be told apart from another.{could}"]
     for pair in told:
         a, b = (pair["arm"], pair["against"]) if pair["mean"] > 0 else (pair["against"], pair["arm"])
-        out.append(f"{a} is better than {b} by {abs(pair['mean']):.3f} (corrected p = {pair['holm']:.3f}).")
+        out.append(f"{a} is better than {b} by {abs(pair['mean']):.3f} (corrected p {_p(pair['holm'])}).")
     same = [f"{p['arm']} and {p['against']}" for p in found["pairs"] if p not in told]
     return [*out, *([f"These cannot be told apart: {'; '.join(same)}."] if same else [])]

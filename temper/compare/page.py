@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 Json = Mapping[str, Any]
-WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 720, 300, 52, 14, 12, 40
+WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM = 720, 300, 62, 14, 18, 40
 POLICY = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -54,7 +55,7 @@ def table(found: Json) -> str:
         seeds = ", ".join(f"{v:.3f}" for v in arm["by_seed"].values())
         rows.append([
             number(arm["rank"], "d"), name, f"<span title='{seeds}'>{len(arm['seeds'])}</span>", number(arm["pass@1"]),
-            number(arm["before"]), number(row.get("mean"), "+.3f"), span(row), number(row.get("holm")),
+            number(arm["before"]), number(row.get("mean"), "+.3f"), span(row), probability(row),
         ])  # fmt: skip
     return grid(head, rows) + (
         "<p class=lead>Rank: 1, and 1 more for every arm that is shown to be better (corrected p below 0.05). Arms of"
@@ -80,11 +81,18 @@ def costs(found: Json) -> str:
 
 
 def method(found: Json) -> str:
+    """How to run it again, how intervals were made, and the report of every run."""
+    arms = [a for a in found["arms"] if a["seeds"]]
+    links = [
+        f"<li>{escape(a['label'])}: seed "
+        + ", ".join(f"<a href='{quote(a['label'])}/seed-{s}/report.html'>{s}</a>" for s in a["seeds"])
+        for a in arms
+    ]
     return (
         f"<p><code>{escape(found['command'])}</code></p><p class=lead>Differences are paired: by seed, and by task in a"
         " seed. Their errors over seeds and over tasks are bootstrapped, each taken times its own quantile of"
         " Student’s t, and added as squares. p is corrected by Holm’s method over all"
-        " pairs of arms; intervals are not. Every run is an ordinary run directory beside this page.</p>"
+        f" pairs of arms; intervals are not. Every run has a report of its own:</p><ul>{''.join(links)}</ul>"
     )
 
 
@@ -158,7 +166,7 @@ def forest(found: Json, labels: Sequence[str]) -> str:
     if not rows:
         return "<p class=lead>No intervals: two seeds of an arm and of the first are needed.</p>"
     reach = max(max(abs(r["low"]), abs(r["high"])) for r in rows) * 1.08 or 0.1
-    middle, scale, high = 440, 260 / reach, 34 * len(rows) + 34
+    middle, scale, high = 440, 240 / reach, 34 * len(rows) + 34
     out = [f"<path class=zero d='M{middle} 0V{high - 26}'/>"]
     for n, r in enumerate(rows):
         y, k = 20 + 34 * n, labels.index(r["arm"]) % 8
@@ -195,6 +203,12 @@ def amount(x: float | None) -> str:
 
 def number(x: float | None, how: str = ".3f") -> str:
     return "–" if x is None else format(x, how)
+
+
+def probability(row: Json) -> str:
+    if row.get("low") is None:
+        return "–"
+    return "&lt; 0.001" if row["holm"] < 0.001 else f"{row['holm']:.3f}"
 
 
 def span(row: Json) -> str:
