@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from temper.backends.base import AdamW
+from temper.backends.local import LocalLearner
 from temper.carrier import Batch
 from temper.cli import main
+from temper.columns import LOGP
 from temper.episode import ENV, Episode, Trajectory, Turn
 from temper.errors import UserError
 from temper.evaluate import Evaluation
@@ -52,6 +56,17 @@ def test_a_shared_context_is_computed_once() -> None:
     # shared: 5 + 2 + 3 tokens; positions 1…5, then 6, 7, then 6, 7, 8. By chains: 7 and 8 tokens
     assert work(b, shared=True) == (10, 15 + 13 + 21, 5)
     assert work(b, shared=False) == (15, 28 + 36, 5)
+
+
+def test_the_matrix_products_are_those_that_torch_counts() -> None:
+    module = load_model("temper-tiny", device="cpu")
+    learner, shape, b = LocalLearner(module, AdamW()), Shape.of(module), batch_of(20, [12, 9])
+    assert shape is not None and learner.flat
+    with FlopCounterMode(display=False) as counter:
+        learner.read(b, {LOGP.of("old"): LOGP})
+    products = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+    one_more = shape.forward(0, 0, 1)  # a row through the head tells the learner the size of the vocabulary
+    assert products == shape.forward(41, 0, 21) + one_more
 
 
 def make(model: str, **options: Any) -> Run:
