@@ -19,7 +19,7 @@ def lines(phases: list[Run]) -> list[str]:
         out += [*([""] if n else []), f"{head}   {models}   → {run.out}", ""]
         out += [f"  {value:>8,}  {key}" for key, value in units.items()]
         out += ["", *(f"  {line}" for line in tree(run.describe()))]
-    return [*out, "", "nothing was loaded or written (--dry-run)"]
+    return out
 
 
 def tree(value: Any, indent: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper.cli import DEBUG, fail, find, options, plan
+from temper.cli import DEBUG, estimate, fail, find, options, plan
 from temper.errors import UserError
 from temper.recipe import Option, signature, summary
 
@@ -35,7 +35,7 @@ def common(
     resume   continue the run in --out, or in the directory given here; options are those it was started with
     budget   end after the step that reaches it, as in 2M-sampled-tokens; also trained-tokens, scored-tokens,
              judge-tokens, flops, forward-flops, backward-flops, seconds (then --steps has no default)
-    dry_run  show the resolved run and the arithmetic of a step; nothing is loaded or written
+    dry_run  show the resolved run, the arithmetic of a step, and an estimate of time and memory; nothing is written
     threads  of torch (default: the recipe's; most take all cores, at most 4)
     track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
     """
@@ -73,7 +73,8 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--threads must not be negative, got {asked.own['threads']}")
     phases, out = build(asked)
     if asked.own.get("dry_run"):
-        print("\n".join(plan.lines(phases)))
+        print("\n".join(plan.lines(phases)), flush=True)
+        print("\n".join([*estimate.report(phases, threads_of(asked, phases)), "", "nothing was written (--dry-run)"]))
         return 0
     return train(phases, out, asked)
 
@@ -194,7 +195,7 @@ def train(phases: list[Run], out: Path, asked: Asked) -> int:
 
     from temper.loop import train_all
 
-    torch.set_num_threads(asked.own.get("threads") or phases[0].threads or default_threads())
+    torch.set_num_threads(threads_of(asked, phases))
     try:
         asyncio.run(train_all(phases))
     except UserError as error:
@@ -298,6 +299,10 @@ def _argv(path: Path) -> list[str]:
     except ValueError:
         return []
     return list(told.get("argv") or []) if isinstance(told, dict) else []
+
+
+def threads_of(asked: Asked, phases: list[Run]) -> int:
+    return asked.own.get("threads") or phases[0].threads or default_threads()
 
 
 def default_threads() -> int:

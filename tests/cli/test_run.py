@@ -114,19 +114,26 @@ def chain(out: Path = Path("runs/chain"), steps: int = 1, seed: int = 0):
     assert sorted(p.name for p in Path("runs/chain-s0").iterdir()) == ["1-base", "2-base"]
 
 
-def test_a_dry_run_loads_and_writes_nothing(temper: Temper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from temper.models import load
+def test_a_dry_run_estimates_and_writes_nothing(
+    temper: Temper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from temper.cli import estimate
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run must load nothing")
-
-    monkeypatch.setattr(load, "load_model", never)
-    monkeypatch.setattr(load, "load_tokenizer", never)
-    done = temper("run", "grpo", "--groups", "5", "--attempts", "6", "--minibatches", "2", "--model", TINY, "--dry-run")
+    monkeypatch.setattr(estimate, "SECONDS", 0.0)
+    sizes = ("--groups", "5", "--attempts", "6", "--minibatches", "2", "--max-tokens", "8", "--eval-tasks", "4")
+    done = temper("run", "grpo", *sizes, "--model", TINY, "--threads", "1", "--dry-run")
     assert done.status == 0, done
     for units in (" 5  groups per step", " 30  trajectories per step", " 15  trajectories per optimiser step"):
         assert units in done.out
-    assert "nothing was loaded or written" in done.out
+    for told in ("tokens (as now)   of 8 (the limit)", "the whole run", "peak memory", "from 2 of 5 groups, played"):
+        assert told in done.out
+    assert "nothing was written" in done.out
+
+
+def test_a_dry_run_fetches_no_model(temper: Temper, tmp_path: Path) -> None:
+    done = temper("run", "grpo", "--model", "nobody/has-this-model", "--dry-run")
+    assert done.status == 0, done
+    assert "no estimate of time and memory: nobody/has-this-model is not on this machine yet" in done.out
     assert list(tmp_path.iterdir()) == []
 
 
