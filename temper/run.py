@@ -153,7 +153,7 @@ class Run:
                 sizes[f"trajectories per optimiser step{who}"] = (
                     self.groups * attempts // min(u.minibatches, self.groups)
                 )
-        sizes |= {f"budget of {axis.replace('_', ' ')}": amount for axis, amount in self.budget.items()}
+        sizes |= {f"budget of {axis.replace('_', ' ')}": round(amount) for axis, amount in self.budget.items()}
         sizes["updates that sampling may lag behind"] = self.ahead
         return sizes
 
