@@ -48,7 +48,9 @@ CHECK = Check(
     ],
     exact="Prefix tokens have exactly no gradient; prefixes by ids, observations whole; answers and steps never share "
     "a group; which episodes are left; backing off (tests/methods/test_thor.py).",
-    note="The arm with both levels samples more.",
+    note="In four of five seeds more calls run with step groups than without, by 0.03 to 0.35, and in one "
+    "slightly fewer: the interval reaches below 0. Two seeds were added after looking at three. The arm "
+    "with both levels samples more.",
 )
 
 if __name__ == "__main__":

@@ -85,10 +85,11 @@ CHECK = Check(
     exact="The closed-form table of rewards; enumeration finds the number in 1, 2, 3 or 4 turns (2.5 on the "
     "mean), one answer repeated in a quarter of the episodes; the groups that vary most "
     "(tests/methods/test_ufo_unary_feedback.py).",
-    note="In both seeds the policy that was trained with feedback and the penalty repeats itself less and "
-    "finds the number more often than the others, but after 30 steps it is far from enumerating (1.0 in 2.5 "
-    "turns; independent retries find it in 0.68), and two seeds show nothing for certain. Longer training and "
-    "more seeds are wanting.",
+    note="A policy that was trained with feedback and the penalty repeats itself less and finds the number a "
+    "little more often, with an interval that only just leaves out 0; it is far from enumerating (1.0 in 2.5 "
+    "turns; independent retries find it in 0.68). The settings were changed three times after looking at "
+    "results (steps, learning rate, group size), and the third seed was added after two: take the direction "
+    "as weak evidence. At a higher learning rate and 45 steps one seed went the other way.",
 )
 
 if __name__ == "__main__":
