@@ -97,7 +97,7 @@ class Ledger:
         self.ended = False  # a budget was reached
         self.known = True  # whether every model's FLOPs are
         self._apart = False
-        self._prompts: set[tuple[Any, tuple[int, ...]]] = set()
+        self._prompts: set[tuple[str, tuple[int, ...]]] = set()
 
     def watch(self, policy: Any, plays: bool) -> None:
         """Count what an open policy's sampler and learner are asked; plays: it has a role in the run."""
@@ -110,8 +110,9 @@ class Ledger:
 
         async def counted_sample(ids: tuple[int, ...], *args: Any, **options: Any) -> Any:
             done = await sample(ids, *args, **options)
-            first = (policy.name, ids) not in self._prompts
-            self._prompts.add((policy.name, ids))
+            prompt = policy.name, tuple(ids)
+            first = prompt not in self._prompts
+            self._prompts.add(prompt)
             self._sampled(shape, len(ids), len(done.ids), first, plays)
             return done
 

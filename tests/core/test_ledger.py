@@ -146,7 +146,7 @@ def test_a_policy_without_a_role_is_a_judge(toy_model: str) -> None:
         assert run.ledger.total["judge_tokens"] == len(done.ids) and run.ledger.total["judge_calls"] == 1
         assert run.ledger.total["sampled_tokens"] == 0
         with run.ledger.apart():
-            asyncio.run(judge.sampler.sample((1, 2, 3), toys.SHORT))
+            asyncio.run(judge.sampler.sample([1, 2, 3], toys.SHORT))  # type: ignore[arg-type]
         assert run.ledger.total["judge_calls"] == 1 and run.ledger.total["evaluation_tokens"] == len(done.ids)
 
 
