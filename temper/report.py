@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "numpy", "reasoning-gym", "peft", "datasets")
 
+REMEMBERED = 1000  # records kept in memory
+
 
 class Reporter:
     """Writes the run directory and shows progress. `out` None: nothing is written."""
@@ -42,8 +44,9 @@ class Reporter:
         self.run = run
         self.tokens = 0.0  # sampled, over the whole run
         self.seconds = 0.0  # of steps, over the whole run
+        self.spent: Counter[str] = Counter()  # wall seconds by stage, each moment once, over the whole run
         self.offset = 0  # bytes of metrics.jsonl that belong to finished, checkpointed steps
-        self.history: list[dict[str, Any]] = []
+        self.history: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)  # the last records
         self.trackers: list[Tracker] = []
         self.line = console.Line(run.name, run.steps)
 
@@ -93,19 +96,23 @@ class Reporter:
         if self.run.out is not None and (self.folder / "metrics.jsonl").exists():
             self.history = self._kept()
         self.line.begin(self.run, start)
+        if hasattr(box := getattr(self.run.env, "toolbox", None), "timed"):
+            box.timed = self.run.timed
+        self.run.clock.take()
         if start == 0 and (found := await self._probe(0)):
-            self.history.append({"step": 0, **found})
+            self.history.append({"step": 0, **found, **self._spent(evaluated=True)})
             self._append("metrics.jsonl", json.dumps(clean(self.history[-1])))
         self.run.seconds, self.run.counts = {}, {}
         self.clock = time.perf_counter()
 
-    def _kept(self) -> list[dict[str, Any]]:
+    def _kept(self) -> deque[dict[str, Any]]:
         """Records up to the checkpoint; what was written after it is cut off."""
         path = self.folder / "metrics.jsonl"
         with path.open("r+b") as f:
             f.truncate(min(self.offset, path.stat().st_size))
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            with path.open(encoding="utf-8") as f:
+                return deque(map(json.loads, f), maxlen=REMEMBERED)
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}): move it away, and --resume")
 
@@ -122,9 +129,11 @@ class Reporter:
             "timing_s/step": round(seconds, 4)
         }
         record |= self.run.ledger.step(batch, {**self.run.seconds, "step": seconds})
+        record |= self._spent()
         record["perf/tokens_per_s"] = batch.size(TOKEN) / max(1e-9, seconds)
         self.run.seconds, self.run.counts = {}, {}
-        record |= await self._probe(step)
+        if found := await self._probe(step):
+            record |= found | self._spent(evaluated=True)
         self.history.append(record)
         self._append("metrics.jsonl", json.dumps(clean(record)))
         for each in self.trackers:
@@ -142,6 +151,7 @@ class Reporter:
             if hasattr(probe, "comparison"):
                 summary = {**probe.comparison(), **summary}
         summary |= {"seconds": round(self.seconds, 2), "tokens": self.tokens, "ledger": self.run.ledger.summary()}
+        summary["spent"] = {stage: round(seconds, 3) for stage, seconds in self.spent.items()}
         summary |= {"budget": dict(self.run.budget)} if self.run.budget else {}
         if self.run.out is not None:
             self._write_json("summary.json", summary)
@@ -151,6 +161,13 @@ class Reporter:
             summary["out"] = str(self.folder)
         self.line.finish(summary)
         return summary
+
+    def _spent(self, evaluated: bool = False) -> dict[str, float]:
+        """Wall seconds since the last call, each moment once; of probes all of it is evaluation."""
+        taken = self.run.clock.take()
+        taken = {"evaluation": sum(taken.values())} if evaluated else taken
+        self.spent.update(taken)
+        return {f"timing_s/spent/{stage}": round(seconds, 4) for stage, seconds in taken.items()}
 
     async def _probe(self, step: int) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -170,10 +187,11 @@ class Reporter:
     def state_dict(self) -> dict[str, Any]:
         path = self.folder / "metrics.jsonl"
         offset = path.stat().st_size if self.run.out is not None and path.exists() else 0
-        return {"tokens": self.tokens, "seconds": self.seconds, "offset": offset}
+        return {"tokens": self.tokens, "seconds": self.seconds, "offset": offset, "spent": dict(self.spent)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.tokens, self.seconds, self.offset = saved["tokens"], saved["seconds"], saved["offset"]
+        self.spent = Counter(saved.get("spent", {}))
 
     def _append(self, name: str, line: str) -> None:
         if self.run.out is not None:
@@ -202,8 +220,7 @@ class Reporter:
 def measure(batch: Batch) -> dict[str, Any]:
     """What a batch looks like: rewards, zero-signal share, lengths (TRL's names)."""
     length = batch.count(TOKEN, TRAJECTORY)
-    last = [batch.turns_of(j)[-1:] for j in range(batch.size(TRAJECTORY))]
-    finish = [batch[FINISH][u] for turns in last for u in turns]
+    finish = [batch[FINISH][turns[-1]] for turns in batch.structure.paths if turns]
     record: dict[str, Any] = {
         "completions/mean_length": float(length.mean()),
         "completions/min_length": float(length.min()),

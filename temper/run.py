@@ -15,6 +15,7 @@ import torch
 from temper import state, streams
 from temper.backends.base import Ack, SamplingParams, fingerprint
 from temper.carrier import Batch
+from temper.clock import Clock
 from temper.columns import CORE, LOGP, Column
 from temper.errors import UserError, unknown
 from temper.ledger import UNBOUNDED, Ledger
@@ -97,7 +98,7 @@ class Run:
         self.counts: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.acks: dict[str, Ack] = {}
-        self.ledger = Ledger()
+        self.ledger, self.clock = Ledger(), Clock()
         self.reporter = Reporter(self)
         self.check()
 
@@ -255,7 +256,8 @@ class Run:
         """Wall seconds of a stage of the step (stages inside another are counted in both)."""
         began = time.perf_counter()
         try:
-            yield
+            with self.clock.on(stage):
+                yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -88,7 +88,7 @@ def cut(text: str, limit: int) -> str:
 
 class Toolbox:
     """Tools by name. `run` never raises for what a policy or a tool does (only UserError, for what a recipe asks);
-    `counts` says how calls ended.
+    `counts` says how calls ended; `timed` is told when one runs (a run's report sets it).
 
     timeout    seconds of one call
     cache      remember results by name and arguments (of tools that allow it)
@@ -103,6 +103,7 @@ class Toolbox:
             raise UserError(f"a toolbox needs a positive timeout and limit, got {timeout} and {limit}")
         self.timeout, self.limit = timeout, limit
         self.counts: Counter[str] = Counter()
+        self.timed: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
         self._cache: OrderedDict[str, Result] | None = OrderedDict() if cache else None
 
     @property
@@ -112,7 +113,8 @@ class Toolbox:
 
     async def run(self, call: Call | Result) -> Result:
         """Run a call. A Result (what `calls.parse` makes of an unreadable call) is counted and handed back."""
-        result = call if isinstance(call, Result) else await self._answer(call)
+        with self.timed("tools"):
+            result = call if isinstance(call, Result) else await self._answer(call)
         self.counts[result.outcome] += 1
         return Result(cut(_clean(result.text), self.limit), result.outcome)
 
@@ -121,7 +123,7 @@ class Toolbox:
         """The same tools with fresh state, closed at the end; counts and cache are shared."""
         fresh = [tool.fresh() if hasattr(tool, "fresh") else tool for tool in self.tools.values()]
         box = Toolbox(fresh, self.timeout, limit=self.limit)
-        box.counts, box._cache = self.counts, self._cache
+        box.counts, box.timed, box._cache = self.counts, self.timed, self._cache
         try:
             yield box
         finally:

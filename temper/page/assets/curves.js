@@ -21,6 +21,8 @@ const passSpec = () => {
   return { title: 'Held-out pass@1', hint: 'at the evaluation steps', text: percent, bounds: [0], series: series.map((s) => ({ ...s, marks: true })) };
 };
 const timeSpec = () => {
+  const once = keysLike(/^timing_s\/spent\//);  // each moment counted once: nothing is left to guess
+  if (once.length) return { title: 'Time per step', hint: 'seconds, by stage', stack: true, text: (v) => `${num(v)} s`, series: lines(once, plain) };
   const stages = keysLike(/^timing_s\//).filter((key) => key !== 'timing_s/step');
   const series = lines(stages, plain);
   if (curve('timing_s/step') && stages.every((k) => curve(k).y.length === curve('timing_s/step').y.length)) {

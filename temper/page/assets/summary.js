@@ -71,6 +71,19 @@ const tiles = () => {
     tile('Tokens per second', speed ? short(mean(speed)) : '–', speed && 'mean'));
 };
 
+// Where the time went: each moment is counted once.
+const STAGES = ['sampling', 'tools', 'reward', 'stages', 'update', 'sync', 'evaluation', 'other'];
+const spentOn = (stage) => summary.spent?.[stage] ?? (summary.spent ? 0 : (curve(`timing_s/spent/${stage}`)?.y ?? []).reduce((a, b) => a + b, 0));
+const timeBudget = () => {
+  const spent = STAGES.map((stage, i) => [stage, spentOn(stage), stage === 'other' ? 'var(--slate)' : hue(i)]).filter(([, seconds]) => seconds > 0);
+  const all = spent.reduce((sum, [, seconds]) => sum + seconds, 0);
+  if (!(all > 0)) return null;
+  return h('div', { class: 'budget' },
+    h('div', { class: 'bar', role: 'img', 'aria-label': `time: ${spent.map(([stage, s]) => `${stage} ${percent(s / all)}`).join(', ')}` },
+      spent.map(([stage, s, c]) => h('i', { style: { 'flex-grow': s / all, '--c': c }, title: `${stage}: ${duration(s)}` }))),
+    h('ul', {}, spent.map(([stage, s, c]) => h('li', { 'data-stage': stage }, h('i', { style: { '--c': c } }), h('span', {}, stage), h('b', {}, percent(s / all)), h('small', {}, duration(s))))));
+};
+
 const hero = () => {
   const state = data.finished ? badge('finished', 'good') : badge('unfinished', 'warn');
   const notes = data.notes.concat(!data.finished && !Object.keys(summary).length && data.steps.length
@@ -78,7 +91,7 @@ const hero = () => {
   document.querySelector('main').append(h('section', { class: 'hero', id: 'start' },
     h('h1', {}, run.recipe || data.name, ' ', state),
     h('p', { class: 'facts' }, facts().map((fact) => h('span', {}, fact))),
-    headline(), tiles(),
+    headline(), tiles(), timeBudget(),
     notes.length > 0 && h('ul', { class: 'note' }, notes.map((note) => h('li', {}, note)))));
 };
 
