@@ -15,9 +15,9 @@ from studies.check import Check, Measure, main, trained
 from temper.recipes.tlt_adaptive_drafter import tlt_adaptive_drafter
 from temper.run import Run
 
-STEPS, FROZEN, EARLY = 32, 8, 14  # steps; the drafter stops after FROZEN of them; EARLY ends the first look at it
+STEPS, FROZEN, EARLY = 20, 6, 10  # steps; the drafter stops after FROZEN of them; EARLY ends the first look at it
 SIZES: dict[str, Any] = {
-    "steps": STEPS, "groups": 4, "attempts": 8, "lr": 1e-3, "updates": 30, "knee": 1000, "eval_tasks": 7,
+    "steps": STEPS, "groups": 4, "attempts": 8, "lr": 1e-3, "updates": 20, "knee": 1000, "eval_tasks": 7,
     "save_every": 0,
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ CHECK = Check(
     claim="A drafter that is trained while the policy is keeps its drafts acceptable where a frozen one decays; end to "
     "end more than 1.7 times the speed of the baseline, at the same rewards.",
     setting=f"temper-tiny on the bundled suite, GRPO, {STEPS} steps of 4 groups × 8 answers, learning rate 1e-3. The "
-    "drafter (one layer, made at random) is trained after each step, 30 optimiser steps on answers of the last two; in "
+    "drafter (one layer, made at random) is trained after each step, 20 optimiser steps on answers of the last two; in "
     f"the frozen arm only after the first {FROZEN}. Guesses are made as if a pass cost as much as 1,000 tokens "
     f"(`knee`). early: target passes per token, prompts included, in steps {FROZEN + 1}–{EARLY}; late: in the last "
     f"{EARLY - FROZEN}; change: late less early.",

@@ -1,78 +1,91 @@
 """A small network that foresees the target's next hidden states, and so its next tokens.
 
-One decoder layer of the target's own kind reads each token's embedding beside the target's last hidden state before it,
-and gives the hidden state after it; the target's own head makes logits of that (EAGLE: Li et al. 2024, arXiv
-2401.15077; trained beside reinforcement learning in Hu et al. 2025, arXiv 2511.16665). Embedding, rotary angles and
-head are the target's as they are at the moment, and are not trained.
+One decoder layer reads each token's embedding beside the target's last hidden state before it, and gives the hidden
+state after it; the target's own head makes logits of that (EAGLE: Li et al. 2024, arXiv 2401.15077; trained beside
+reinforcement learning in Hu et al. 2025, arXiv 2511.16665). Embedding and head are the target's as they are at the
+moment, and are not trained.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, smooth_l1_loss
+from torch.nn.functional import log_softmax, scaled_dot_product_attention, silu, smooth_l1_loss
 
 from temper.backends.speculate import Guess, Running
 from temper.errors import UserError
 from temper.models import layout
-from temper.models.load import plain, trunk
+from temper.models.load import hidden_width, plain
 
 Sample = tuple[Tensor, Tensor]  # an answer's ids [tokens], and the hidden states [tokens, width] that predicted them
 
 
 class Foresight(nn.Module):
-    """(embedding of a token, hidden state before it) -> the hidden state after it."""
+    """(embedding of a token, hidden state before it) -> the hidden state after it: one decoder layer."""
 
-    def __init__(self, module: Any):
+    def __init__(self, embedded: int, width: int, heads: int):
         super().__init__()
-        like = trunk(plain(module)).layers[0]
-        config = copy.deepcopy(plain(module).config.get_text_config())
-        config._attn_implementation = "eager"
-        self.join = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.layer = type(like)(config, 0)
-        self.layer.input_layernorm = nn.Identity()
+        self.heads = heads if width % (2 * heads) == 0 else 1
+        self.join = nn.Linear(embedded + width, width, bias=False)
+        self.qkv, self.o = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.norm = nn.RMSNorm(width)
+        self.gate_up, self.down = nn.Linear(width, 6 * width, bias=False), nn.Linear(3 * width, width, bias=False)
 
-    def forward(self, embedded: Tensor, hidden: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """[rows, tokens, width] from two of these; angles: (cos, sin) of the positions."""
+    def forward(self, embedded: Tensor, hidden: Tensor) -> Tensor:
+        """[rows, tokens, width] from two of these; each token looks at those up to itself."""
         x = self.join(torch.cat([embedded, hidden], -1))
-        n = x.shape[1]
-        mask = torch.full((n, n), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu(1)[None, None]
-        out: Tensor = self.layer(x, attention_mask=mask.expand(len(x), 1, n, n), position_embeddings=angles)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = scaled_dot_product_attention(_turned(q), _turned(k), v, is_causal=True)
+        x = x + self.o(seen.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.norm(x)).chunk(2, -1)
+        out: Tensor = x + self.down(silu(gate) * up)
         return out
 
 
+def _turned(x: Tensor) -> Tensor:
+    """Rotary positions 0, 1, … of x [rows, heads, tokens, width]."""
+    half = x.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+    angle = torch.arange(x.shape[2], device=x.device, dtype=x.dtype)[:, None] * rate
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
+
+
+@dataclass
 class HiddenDrafter:
     """Guesses with a `Foresight`, each token drawn with the request's own uniform number, and trains it.
 
     window  tokens of an answer that it looks back on (all are read again for every guess)
     """
 
+    window: int = 64
     hidden = True
 
-    def __init__(self, window: int = 64):
-        self.window = window
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise UserError(f"window must be at least 1, got {self.window}")
         self.net: Foresight | None = None
 
     def build(self, module: Any, seed: int = 0) -> None:
-        """Make the network for this target; one seed makes one network. UserError where it is built in another way."""
-        base, head = trunk(plain(module)), layout.head_of(module)
-        if head is None or not all(hasattr(base, n) for n in ("layers", "embed_tokens", "rotary_emb")):
+        """Make the network for this target; one seed makes one network. UserError where there is no plain head."""
+        head, self.embed = layout.head_of(module), plain(module).get_input_embeddings()
+        if head is None:
             raise UserError(f"a drafter cannot be made for {type(plain(module)).__name__}: use n-grams, Ngrams()")
+        self.head, weight = head, self.embed.weight
+        heads = getattr(plain(module).config.get_text_config(), "num_attention_heads", 1)
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            weight = plain(module).get_input_embeddings().weight
-            self.net = Foresight(module).to(weight.device, weight.dtype)
-        self.embed, self.rotary, self.head = base.embed_tokens, base.rotary_emb, head
+            net = Foresight(weight.shape[1], hidden_width(module), heads)
+            self.net = net.to(weight.device, weight.dtype)
 
     def foresee(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """[rows, tokens, width] hidden states after `ids` [rows, tokens], from those before them."""
         assert self.net is not None
-        position = torch.arange(ids.shape[1], device=ids.device)[None]
-        out: Tensor = self.net(self.embed(ids), hidden, self.rotary(hidden, position))
+        out: Tensor = self.net(self.embed(ids), hidden.to(self.embed.weight.dtype))
         return out
 
     @torch.no_grad()
@@ -125,7 +138,7 @@ class HiddenDrafter:
         width = max(len(i) for i, _ in samples)
         ids = torch.stack([nn.functional.pad(i, (0, width - len(i))) for i, _ in samples]).to(device)
         hidden = torch.stack([nn.functional.pad(h, (0, 0, 0, width - len(h))) for _, h in samples]).to(device)
-        hidden = hidden.to(next(self.net.parameters()).dtype)
+        hidden = hidden.to(self.embed.weight.dtype)
         known = (torch.arange(2, width)[None] < torch.tensor([len(i) for i, _ in samples])[:, None]).to(device)
         foreseen, actual = self.foresee(ids[:, 1:-1], hidden[:, 1:-1]), hidden[:, 2:]
         wanted, said = self.head(actual).detach(), self.head(foreseen)

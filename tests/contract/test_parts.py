@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from temper.backends.base import AdamW, SamplingParams
+from temper.backends.speculate import Speculation
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, ENTROPY, GROUP_KEY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
 from temper.envs.consultation import plain
@@ -18,6 +19,7 @@ from temper.envs.conversations import Dialogue, chains_of, demonstrated
 from temper.envs.single import SingleTurn
 from temper.envs.tools import ToolUse
 from temper.episode import Completion, Recorder
+from temper.models.drafter import HiddenDrafter
 from temper.objective import Term
 from temper.parts import advantages, curricula, gates, logprobs, losses, preferences, ratios, rewards, values, walks
 from temper.policy import Policy
@@ -61,6 +63,12 @@ def opened(model: str) -> Policy:
     return policy
 
 
+def drafting() -> Any:
+    policy = Policy(drafts=Speculation(HiddenDrafter()))
+    policy.open()
+    return PARTS["drafters.TrainDrafter"](policy, every=1, updates=2)
+
+
 # How a part is made that needs arguments; the others are made without. A function with a parameter gets a model.
 EXAMPLES: dict[str, Callable[..., Any]] = {
     "advantages.DecoupledAdvantage": lambda: advantages.DecoupledAdvantage({"a": 1.0, "b": 0.5}),
@@ -72,6 +80,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "curricula.Growing": lambda: curricula.Growing(
         lambda level, n: Task(f"l{level}/{n}", "?"), levels=3, bar=0.1, window=2, attempts=2
     ),
+    "drafters.TrainDrafter": drafting,
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
     "losses.Weighted": lambda: losses.Weighted(losses.Clip(), (ratios.TIS_WEIGHT,)),

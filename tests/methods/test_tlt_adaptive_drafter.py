@@ -127,12 +127,20 @@ def test_it_follows_the_moving_head(module: Any) -> None:
     torch.testing.assert_close(d.head(hidden), 2 * before)
 
 
-def test_a_model_without_such_layers_is_refused() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_what_cannot_be_is_refused(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("temper.models.layout.head_of", lambda _: None)
+    with pytest.raises(UserError, match="a drafter cannot be made for Qwen3ForCausalLM: use n-grams"):
+        HiddenDrafter().build(module)
+    with pytest.raises(UserError, match="window must be at least 1, got 0"):
+        HiddenDrafter(0)
 
-    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_positions=16, n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(UserError, match="a drafter cannot be made for GPT2LMHeadModel: use n-grams"):
-        HiddenDrafter().build(gpt)
+
+def test_nothing_looks_ahead_and_distances_are_what_counts(module: Any) -> None:
+    d, ids, h = drafter(module), torch.arange(5)[None] + 60, torch.randn(1, 5, 32)
+    whole = d.foresee(ids, h)
+    torch.testing.assert_close(d.foresee(ids[:, :3], h[:, :3]), whole[:, :3], atol=1e-5, rtol=1e-4)
+    again = d.foresee(ids[:, [0, 0, 1, 2, 3]], h[:, [0, 0, 1, 2, 3]])
+    assert (again[:, 2] - whole[:, 1]).abs().max() > 1e-4  # one more before it is seen
 
 
 def test_the_same_seed_makes_the_same_and_leaves_the_stream_alone(module: Any) -> None:
