@@ -78,7 +78,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         del summary["ledger"][clock]
     return {
         "metrics": [{k: v for k, v in r.items() if not k.startswith(("timing_s/", "perf/"))} for r in rows],
-        "summary": {k: v for k, v in summary.items() if k != "seconds"},
+        "summary": {k: v for k, v in summary.items() if k not in ("seconds", "spent")},
         "episodes": {p.name: p.read_bytes() for p in sorted((folder / "episodes").glob("*"))},
         "model": (last / "model" / "model.safetensors").read_bytes(),
         "training": plain(torch.load(last / "training.pt", weights_only=True)),
