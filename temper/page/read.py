@@ -172,20 +172,21 @@ def _flat(row: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _columns(rows: list[Json], limits: Limits) -> tuple[list[float], Json, Json]:
     """Steps; curves as {key: {"x": steps, "y": values}}; histograms as {key: [{"step", "edges", "counts"}]}."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    histograms: dict[str, list[Json]] = {}
+    histograms: dict[str, list[tuple[float, Json]]] = {}
     for row in rows:
         step = row["step"]
         for key, value in _flat(row):
             if isinstance(value, dict):
-                if histogram := _histogram(step, value):
-                    histograms.setdefault(key, []).append(histogram)
+                if _is_histogram(value):
+                    histograms.setdefault(key, []).append((step, value))
             elif key != "step" and (number := _number(value)) is not None:
                 xs, ys = curves.setdefault(key, ([], []))
                 xs.append(step)
                 ys.append(number)
     thinned = {key: _thin(xs, ys, limits.points) for key, (xs, ys) in curves.items()}
     kept = {key: [items[i] for i in _evenly(len(items), limits.histograms)] for key, items in histograms.items()}
-    return [row["step"] for row in rows], thinned, kept
+    read = {key: [_histogram(step, value) for step, value in items] for key, items in kept.items()}
+    return [row["step"] for row in rows], thinned, read
 
 
 def _thin(xs: list[float], ys: list[float], points: int) -> Json:
@@ -197,13 +198,17 @@ def _thin(xs: list[float], ys: list[float], points: int) -> Json:
     return {"x": xs, "y": ys}
 
 
-def _histogram(step: float, value: Json) -> Json | None:
-    """A histogram with one more edge than counts, or None."""
+def _is_histogram(value: Json) -> bool:
+    """Whether it has one more edge than counts, and the edges are numbers."""
     edges, counts = value.get("edges"), value.get("counts")
     if not isinstance(edges, list) or not isinstance(counts, list) or len(edges) != len(counts) + 1 or not counts:
-        return None
-    edges, counts = [_number(e) for e in edges], [_number(c) or 0 for c in counts]
-    return None if None in edges else {"step": step, "edges": edges, "counts": counts}
+        return False
+    return all(isinstance(e, (int, float)) and -math.inf < e < math.inf for e in edges)
+
+
+def _histogram(step: float, value: Json) -> Json:
+    counts = [_number(c) or 0 for c in value["counts"]]
+    return {"step": step, "edges": [_number(e) for e in value["edges"]], "counts": counts}
 
 
 # --------------------------------------------------------------------------------------------------------- episodes
