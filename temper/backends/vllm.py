@@ -50,7 +50,7 @@ def cannot(error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class VLLM:
-    """How a policy is served by vLLM: `Policy(sampler=VLLM(…))`; "vllm" stands for the defaults.
+    """How a policy is served by vLLM: `Policy(engine=VLLM(…))`; "vllm" stands for the defaults.
 
     cache      GiB for keys and values
     block      tokens in a block of the cache: what whole blocks have in common is computed once
@@ -135,7 +135,7 @@ class VLLMSampler:
         probe, key = Probe(), next(KEYS)
         self._add(key, ids, 1, (), probe)
         while probe.logits is None:
-            self._engine.step()
+            self._step()
         del LIVE[key]
         device = next(self.module.parameters()).device
         logits = self.module(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
@@ -213,12 +213,16 @@ class VLLMSampler:
         took = list(self._running)
         self._drop([r for r in took if r.error is not None])
         if self._running:
-            before = sum(len(r.drawn) for r in took)
-            for out in self._engine.step():
-                self._same(out)
-            self.tokens += sum(len(r.drawn) for r in took) - before
+            self._step()
             self._drop([r for r in took if r.reason])
         return took
+
+    def _step(self) -> None:
+        outs = self._engine.step()
+        for request in self._running:
+            self.tokens += request.settle(self.tokenizer)
+        for out in outs:
+            self._same(out)
 
     def _drop(self, requests: list[_Served]) -> None:
         from temper.backends.vllm_worker import LIVE
@@ -284,27 +288,30 @@ class _Served(_Request):
 
     key: int = 0
     told: int = 0
+    settled: int = 0
     reason: str = ""
     error: Exception | None = None
-
-    def start(self, sampler: Any) -> None:
-        super().start(sampler)
-        self.tokenizer = sampler.tokenizer
+    said: list[int] = field(default_factory=list)  # vLLM's own list of the tokens that it took
 
     @property
     def open(self) -> bool:
         return not self.reason
 
-    def rewind(self, said: int) -> None:
-        """Forget what was drawn beyond the first `said` tokens."""
-        del self.drawn[said:], self.logp[said:], self.support[said:]
+    def rewind(self) -> None:
+        """Forget what was drawn and not taken: behind a part of a prompt vLLM asks too, and drops the answer."""
+        del self.drawn[len(self.said) :], self.logp[len(self.said) :], self.support[len(self.said) :]
 
-    def take(self, token: int, logp: float, support: tuple[int, ...] | None) -> None:
-        self.push(token, logp, support)
-        if token in self.ends or self._stopped(self.tokenizer):
+    def settle(self, tokenizer: Any) -> int:
+        """After a step: whether the token that vLLM took ends the answer; how many it took (0 or 1)."""
+        if self.reason or self.error is not None:
+            return 0
+        self.rewind()
+        new, self.settled = len(self.drawn) - self.settled, len(self.drawn)
+        if new and (self.drawn[-1] in self.ends or self._stopped(tokenizer)):
             self.reason = "stop"
-        elif len(self.drawn) >= self.limit:
+        elif new and len(self.drawn) >= self.limit:
             self.reason = "length"
+        return new
 
     def tell(self, tokenizer: Any) -> None:
         if self.heard is not None:

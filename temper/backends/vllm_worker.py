@@ -53,11 +53,12 @@ class Draws(LogitsProcessor):  # type: ignore[misc]
         rows = [i for i, request in asked.items() if not isinstance(request, Probe) and request.open]
         if not rows:
             return logits
-        for i in rows:  # a prompt that is computed in pieces, or again, asks more than once
-            asked[i].rewind(len(self.rows[i][1]))
+        for i in rows:
+            asked[i].said = self.rows[i][1]
+            asked[i].rewind()
         ids, logp, support = _draw(logits[rows], [asked[i] for i in rows], [()] * len(rows))
         for i, *drawn in zip(rows, ids, logp, support):
-            asked[i].take(*drawn)
+            asked[i].push(*drawn)
         index = torch.tensor(rows, device=logits.device)
         logits[index] = -torch.inf
         logits[index, torch.tensor(ids, device=logits.device)] = 0.0

@@ -82,7 +82,10 @@ def test_pieces_of_prompts_and_preemption_change_nothing() -> None:
     """64 tokens a step and a cache for one full context: pieces of prompts, and sequences that are redone."""
     sampler = opened(TIGHT, max_rows=16)
     try:
-        requests = [((65 + n, *LONG), SamplingParams(max_tokens=60, temperature=1.2, seed=n)) for n in range(12)]
+        end = sampler.end[0]  # drawn behind a piece of a prompt, it ends nothing
+        free = [SamplingParams(max_tokens=60, temperature=1.2, seed=n) for n in range(12)]
+        brief = [p.but(temperature=50.0, allowed=(end, 97, 98, 99, 100)) for p in free]
+        requests = [((65 + n, *LONG), p) for n, p in enumerate([*free, *brief])]
         thrown, inner = [], sampler._engine.engine_core.engine_core.scheduler._preempt_request
         sampler._engine.engine_core.engine_core.scheduler._preempt_request = lambda *a, **k: (
             thrown.append(1), inner(*a, **k),
