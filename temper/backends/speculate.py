@@ -212,6 +212,7 @@ class Speculation:
             self.drafter.ended(request)
 
     def state_dict(self) -> dict[str, Any]:
+        self.score()
         return {"rates": [[*k, r.hits, r.tries] for k, r in self.rates.items()], "idle": [self.idle, self.wait]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

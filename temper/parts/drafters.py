@@ -45,7 +45,7 @@ class TrainDrafter:
     async def __call__(self, b: Batch) -> Batch:
         sampler, speculation = self.policy.sampler, self.policy.drafts
         speculation.score()
-        passes, tokens = sampler.passes - self.counted[0], sampler.tokens - self.counted[1]
+        passes, tokens = self._uncounted()
         self.counted = sampler.passes, sampler.tokens
         self.metrics = {"drafter/passes_per_token": passes / max(1, tokens)}
         if self.step % self.every == 0 and (self.until is None or self.step < self.until):
@@ -88,11 +88,17 @@ class TrainDrafter:
             }  # before this batch taught
         return said
 
+    def _uncounted(self) -> tuple[int, int]:
+        """(passes, tokens) since the last batch."""
+        sampler = self.policy.sampler
+        return sampler.passes - self.counted[0], sampler.tokens - self.counted[1]
+
     def state_dict(self) -> dict[str, Any]:
         drafts = self.policy.drafts
         made = self.optimizer is not None
         return {
             "step": self.step,
+            "uncounted": self._uncounted(),
             "trained": self.trained,
             "buffer": self.buffer,
             "drafts": drafts.state_dict(),
@@ -102,6 +108,8 @@ class TrainDrafter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.trained, self.buffer = state["step"], state["trained"], state["buffer"]
+        sampler, (passes, tokens) = self.policy.sampler, state["uncounted"]
+        self.counted = sampler.passes - passes, sampler.tokens - tokens
         self.policy.drafts.load_state_dict(state["drafts"])
         if state["net"]:
             self._build()
