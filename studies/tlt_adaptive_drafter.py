@@ -31,7 +31,7 @@ def unmeasured(**options: Any) -> Run:
 
 def arm(**options: Any) -> Callable[[int, Path], dict[str, float]]:
     def measure(seed: int, folder: Path) -> dict[str, float]:
-        figures = trained(unmeasured, seed, folder, **SIZES, **options)
+        figures = trained(unmeasured, seed, folder, **{**SIZES, **options})
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         passes = [x["drafter/passes_per_token"] for x in lines]
         early, late = mean(passes[FROZEN:EARLY]), mean(passes[-(EARLY - FROZEN) :])
