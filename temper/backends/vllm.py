@@ -204,7 +204,7 @@ class VLLMSampler:
         while self._waiting:
             request = self._waiting.popleft()
             if not request.future.done():
-                request.start(self)
+                request.start(self)  # type: ignore[arg-type]
                 self._running.append(request)
                 try:
                     self._add(request.key, request.ids, request.limit, request.ends, request)
