@@ -34,6 +34,7 @@ class Trial:
 
     mean, cap  sampled tokens of a trajectory, and the most that it may have; context: tokens before them
     counted    share of the groups that carried signal
+    held       memory before; fixed: gradients and optimiser; sampling, updating: what these need for a while beside
     """
 
     rollout: list[tuple[int, float]] = field(default_factory=list)
@@ -155,7 +156,7 @@ async def _trained(run: Run, trial: Trial, batch: Batch, one: Batch) -> None:
             began = time.perf_counter()
             metrics = [run.update(u, b, 0) for u in run.updates]
             seconds = time.perf_counter() - began
-        trial.updating = max(trial.updating, peak[0])
+        trial.updating = max(trial.updating, peak[0] - (0.0 if trial.update else trial.fixed))
         steps = sum(u.epochs * min(u.minibatches, b.size(GROUP)) for u in run.updates)
         trial.update.append((steps, b.size(TOKEN), seconds))
     began = time.perf_counter()
@@ -219,8 +220,7 @@ def _memory(run: Run, t: Trial, tokens: float) -> float:
     attempts = max(1, round(t.update[-1][1] / max(1.0, t.mean) / n))
     most = min((p.max_rows for p in run.roles.values()), default=1024)
     rows = min(most, run.groups * attempts) / min(most, n * attempts)
-    activations = max(0.0, t.updating - t.fixed)
-    return t.held + t.fixed + max(t.sampling * rows * whole, activations * then / now_)
+    return t.held + t.fixed + max(t.sampling * rows * whole, t.updating * then / now_)
 
 
 def _of_step(run: Run, t: Trial, groups: int, longer: float) -> float:

@@ -61,11 +61,11 @@ def test_memory_grows_with_rows_or_with_a_micro_batch() -> None:
     sampling = e.estimate(a_run(), a_trial(**held, sampling=100.0, updating=40.0), 50.0)
     assert sampling.memory == pytest.approx(530 + 100 * 4)  # 32 rows instead of 8
     # the trial's optimiser step: 8 attempts of 60 tokens in 2 parts; the run's: 32 in 2
-    updating = e.estimate(a_run(), a_trial(**held, sampling=1.0, updating=130.0), 50.0)
+    updating = e.estimate(a_run(), a_trial(**held, sampling=1.0, updating=100.0), 50.0)
     assert updating.memory == pytest.approx(530 + 100 * 4)
     small = a_run()
     small.updates[0].policy.token_budget = 240
-    assert e.estimate(small, a_trial(**held, sampling=1.0, updating=130.0), 50.0).memory == pytest.approx(630)
+    assert e.estimate(small, a_trial(**held, sampling=1.0, updating=100.0), 50.0).memory == pytest.approx(630)
 
 
 def test_sizes_that_are_tried() -> None:
