@@ -199,7 +199,8 @@ class LocalSampler:
             wanted = [i * columns + j for i, d in enumerate(rows.drafts) for j in range(1 + len(d))]
             rows.logits = self._forward(ids, rows.length, rows.cache, rows.filled, rows.mask, torch.tensor(wanted))
             if self._hidden is not None:
-                for r, states in zip(rows.requests, self._hidden.split([1 + len(d) for d in rows.drafts])):
+                shares = [1 + len(d) for d in rows.drafts]
+                for r, states in zip(rows.requests, torch.split(self._hidden, shares)):
                     r.fresh = states
 
     def _forward(

@@ -106,7 +106,8 @@ def parameters(module: Module, function: Function) -> Iterator[Option]:
     pairs = [*zip(plain, defaults), *zip(a.kwonlyargs, a.kw_defaults)]
     texts = helps(ast.get_docstring(function), [arg.arg for arg, _ in pairs])
     for arg, default in pairs:
-        yield Option(arg.arg, kind(arg.annotation, module), _default(module, default), texts.get(arg.arg, ""), function.name)
+        said = kind(arg.annotation, module), _default(module, default), texts.get(arg.arg, "")
+        yield Option(arg.arg, *said, function.name)
 
 
 def fields(module: Module, node: ast.ClassDef) -> list[Option]:

@@ -14,7 +14,7 @@ import temper.methods
 import temper.parts
 import temper.recipes
 
-SHARED = ("cold_start", "common", "offline", "python_tool")  # modules of temper/recipes that hold no recipe
+SHARED = ("common", "imitation", "offline", "python_tool")  # modules of temper/recipes that hold no recipe
 
 
 def modules(package: ModuleType) -> Iterator[ModuleType]:
