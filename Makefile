@@ -1,6 +1,7 @@
 # make quickstart   installs tested versions into .venv and runs the main job
 # make test         installs what tests need and runs them
 # make adapters     tests of adapters for packages that want other versions, in .venv/adapters
+# make vllm         tests of the vLLM sampler with the real engine on the CPU, in .venv/vllm
 # make lint types   the other checks
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,11 +11,12 @@ HASH := $(shell cat requirements/*.txt pyproject.toml | cksum | cut -d' ' -f1)
 RUN := $(VENV)/.run-$(HASH)
 TEST := $(VENV)/.test-$(HASH)
 ADAPTERS := $(VENV)/.adapters-$(HASH)
+VLLM := $(VENV)/.vllm-$(HASH)
 STRICT := temper/carrier.py temper/columns.py temper/episode.py temper/bridge.py temper/loop.py temper/run.py \
 	temper/objective.py temper/stage.py temper/request.py temper/policy.py temper/state.py temper/recipe.py \
 	temper/install.py temper/backends
 
-.PHONY: quickstart test adapters lint types install clean
+.PHONY: quickstart test adapters vllm lint types install clean
 quickstart: $(RUN)
 	$(BIN)/temper run quickstart
 
@@ -24,6 +26,9 @@ test: $(TEST)
 adapters: $(ADAPTERS)
 	$(VENV)/adapters/bin/python -m pytest tests/envs/adapters tests/contract/test_recipes.py \
 		-k "verifiers or tasksets or openenv"
+
+vllm: $(VLLM)
+	$(VENV)/vllm/bin/python -m pytest tests/backends
 
 lint: $(TEST)
 	$(BIN)/ruff check .
@@ -58,3 +63,9 @@ $(ADAPTERS): $(TEST)
 	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(VENV)/adapters/lib/python*/site-packages)/beside.pth
 	$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/adapters.txt
 	@rm -f $(VENV)/.adapters-*; touch $@
+
+$(VLLM): $(TEST)
+	$(PYTHON) -m venv $(VENV)/vllm
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(VENV)/vllm/lib/python*/site-packages)/beside.pth
+	$(VENV)/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm.txt
+	@rm -f $(VENV)/.vllm-*; touch $@
