@@ -63,8 +63,8 @@ CHECK = Check(
     exact="tests/core/test_speculate.py: with any drafts tokens are those without, at every temperature, under "
     "truncation, stops and limits (float64; log-probs within 1e-11); tests/methods/test_tlt_adaptive_drafter.py: the "
     "loss by hand, the hidden states that the sampler shows, resumption to the bit.",
-    note="Drafts save about a fifth of the passes, and in both seeds more with the drafter that is trained on; two seeds "
-    "are too few to tell by how much. Nothing here is about time: on a CPU this drafter costs more than it saves.",
+    note="Drafts save about a fifth of the passes, and in both seeds more with the drafter that is trained on; two "
+    "seeds are too few to tell by how much. Nothing here is about time, which was not measured.",
 )
 
 
