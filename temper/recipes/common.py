@@ -161,7 +161,8 @@ def tasks_for(
     if eval_tasks < 0:
         raise UserError(f"eval_tasks must not be negative, got {eval_tasks}")
     if data in suites.SUITES and eval_data is None:
-        return suites.train_tasks(data, seed), suites.held_out_tasks(data, eval_tasks), True
+        held_out = suites.held_out_tasks(data, eval_tasks) if eval_tasks else []
+        return suites.train_tasks(data, seed), held_out, True
     tasks = load_tasks(data)
     if eval_data is not None:
         return tasks, load_tasks(eval_data, limit=eval_tasks) if eval_tasks else [], False
