@@ -47,6 +47,8 @@ class Policy:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if isinstance(self.engine, str) and self.engine not in (known := ("local", "vllm")):
             raise unknown("engine", self.engine, known)
+        if self.drafts is not None and self.engine != "local":
+            raise UserError("drafts are the local sampler's: leave them out where another engine samples")
         self.version = 0
         self._learner: Any = None
         self._sampler: Any = None
