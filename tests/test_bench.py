@@ -89,7 +89,7 @@ def test_command_without_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert main(["bench", "--workloads", "a,E", "--peer", "none", "--repeats", "1", "--out", str(tmp_path)]) == 0
     data = json.loads((tmp_path / "bench.json").read_text())
     assert [r["workload"] for r in data["workloads"]] == ["A", "E"] and data["machine"]["threads"] == 1
-    assert data["workloads"][1]["mib"]["temper"][0] >= 0
+    assert data["workloads"][1]["mib"]["temper"][0] < 500
     assert "no peer" in capsys.readouterr().out and "| A: " in (tmp_path / "bench.md").read_text()
 
 
