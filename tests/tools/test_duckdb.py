@@ -99,7 +99,8 @@ def test_limits(tool: DuckDb) -> None:
     began = time.monotonic()
     assert ask(tool, endless).outcome in ("timeout", "tool error")
     assert ask(tool, "SELECT sum(hash(range)) FROM range(100000000000)").outcome == "timeout"
-    assert ask(tool, "SELECT * FROM range(10000000000) a, range(10000000000) b").outcome == "tool error"  # memory
+    hungry = ask(tool, "SELECT * FROM range(10000000000) a, range(10000000000) b")
+    assert hungry.outcome in ("tool error", "timeout")  # memory, or time where the machine is slow
     assert time.monotonic() - began < 6
     many = ask(tool, "SELECT range AS i FROM range(1, 1000000000000)")
     assert many.text.splitlines() == ["i", *"12345", "[… more rows left out …]"]
