@@ -160,7 +160,7 @@ def test_regular_expression_that_never_ends(run: Run) -> None:
 def test_memory_bomb(run: Run, code: str) -> None:
     result = run(code)
     assert result.outcome in ("tool error", "timeout")  # memory, or time where the machine is slow
-    assert "MemoryError" in result.text or "interpreter ended" in result.text
+    assert result.outcome == "timeout" or "MemoryError" in result.text or "interpreter ended" in result.text
 
 
 def test_limits_cannot_be_raised(run: Run) -> None:
