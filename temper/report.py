@@ -27,6 +27,7 @@ from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, INFO, REWARD, ROLE, TASK, TOKEN, TRAJECTORY
 from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
+from temper.parts.noted import means
 from temper.trackers import Tracker, tracker
 
 if TYPE_CHECKING:
@@ -258,16 +259,13 @@ def measure(batch: Batch) -> dict[str, Any]:
 
 def _noted(batch: Batch) -> dict[str, float]:
     """Means of the numbers that the environment noted about its trajectories; a mapping of numbers is counts."""
-    numbers: dict[str, list[float]] = {}
+    infos = batch[INFO]
     counts: Counter[str] = Counter()
-    for info in batch[INFO]:
+    for info in infos:
         for key, value in (info or {}).items():
-            if isinstance(value, (int, float)):
-                numbers.setdefault(key, []).append(value)
-            elif isinstance(value, Mapping):
+            if isinstance(value, Mapping):
                 counts.update({f"{key}/{k}": n for k, n in value.items() if isinstance(n, (int, float))})
-    means = {key: sum(values) / len(values) for key, values in numbers.items()}
-    return {f"env/{key}": v for key, v in (means | {k: n / len(batch[INFO]) for k, n in counts.items()}).items()}
+    return {f"env/{key}": v for key, v in (means(infos) | {k: n / len(infos) for k, n in counts.items()}).items()}
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,17 @@ class SamplingParams:
 
 class ContextFull(ValueError):
     """The ids leave no room in the model's context: an attempt that ends so is dropped, and counted."""
+
+
+def check_prompt(ids: Sequence[int], params: SamplingParams, context: int, vocabulary: int) -> None:
+    """ContextFull when `ids` fill the context, ValueError for none, and for ids that the model does not have."""
+    if len(ids) >= context:
+        raise ContextFull(f"a context of {len(ids)} tokens leaves no room in a model of {context} positions")
+    if not ids:
+        raise ValueError("there is nothing to continue: give at least one token")
+    strange = [i for i in (*ids, *(params.allowed or ())) if not 0 <= i < vocabulary]
+    if strange:
+        raise ValueError(f"token id {strange[0]} is outside the model's vocabulary of {vocabulary}")
 
 
 @dataclass(frozen=True)

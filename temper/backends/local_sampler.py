@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from temper.backends import recompute
-from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
+from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
 from temper.backends.rows import Rows, cache_of, right, select
 from temper.backends.speculate import Speculation
 from temper.episode import Completion
@@ -81,13 +81,7 @@ class LocalSampler:
 
         heard  is called with every token as it is drawn, but not with the one that ends the answer
         """
-        if len(ids) >= self.context:
-            raise ContextFull(f"a context of {len(ids)} tokens leaves no room in a model of {self.context} positions")
-        if not ids:
-            raise ValueError("there is nothing to continue: give at least one token")
-        strange = [i for i in (*ids, *(params.allowed or ())) if not 0 <= i < self.vocabulary]
-        if strange:
-            raise ValueError(f"token id {strange[0]} is outside the model's vocabulary of {self.vocabulary}")
+        check_prompt(ids, params, self.context, self.vocabulary)
         request = _Request(tuple(ids), params, asyncio.get_running_loop().create_future(), self.version, heard)
         self._waiting.append(request)
         if self._driver is None or self._driver.done():

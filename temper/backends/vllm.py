@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from temper.backends.base import Ack, ContextFull, SamplingParams, Weights, fingerprint
+from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
 from temper.backends.local_sampler import _Request, _settle
 from temper.episode import Completion
 from temper.errors import UserError
@@ -165,13 +165,7 @@ class VLLMSampler:
 
         heard  is called with every token as it is drawn, but not with the one that ends the answer
         """
-        if len(ids) >= self.context:
-            raise ContextFull(f"a context of {len(ids)} tokens leaves no room in a model of {self.context} positions")
-        if not ids:
-            raise ValueError("there is nothing to continue: give at least one token")
-        strange = [i for i in (*ids, *(params.allowed or ())) if not 0 <= i < self.vocabulary]
-        if strange:
-            raise ValueError(f"token id {strange[0]} is outside the model's vocabulary of {self.vocabulary}")
+        check_prompt(ids, params, self.context, self.vocabulary)
         loop = asyncio.get_running_loop()
         request = _Served(tuple(ids), params, loop.create_future(), self.version, heard, key=next(KEYS))
         self._waiting.append(request)

@@ -103,6 +103,7 @@ class _Layer:
         self.qkv = [getattr(attention, f"{n}_proj") for n in "qkv"]
         self.o, self.down = _linear(attention.o_proj), _linear(self.mlp.down_proj)
         self.norms = [getattr(attention, f"{n}_norm") for n in "qk" if hasattr(attention, f"{n}_norm")]
+        self.apart = [_norm(m) for m in self.norms]
         self.heads = self.kv_heads = 0
         inputs = [*self.qkv, self.mlp.gate_proj, self.mlp.up_proj]
         self.sources = [p for m in (*inputs, *self.norms) for p in m.parameters()]
@@ -154,7 +155,7 @@ class _Layer:
         if not self.joined:
             q, k, v = (m(x).view(rows, -1, self.width) for m in self.qkv)
             if self.norms:
-                q, k = (_norm(m)(y) for m, y in zip(self.norms, (q, k)))
+                q, k = (norm(y) for norm, y in zip(self.apart, (q, k)))
             return _turn(q, cos, sin).mul_(self.scaling), _turn(k, cos, sin), v
         both, v = (
             linear(x, self.wide, self.bias)

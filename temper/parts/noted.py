@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from temper.run import Run
 
 
+def means(infos: Sequence[Any]) -> dict[str, float]:
+    """The mean of every number in trajectories' infos, over those that have it."""
+    values: dict[str, list[float]] = {}
+    for info in infos:
+        for key, x in (info or {}).items():
+            if isinstance(x, (int, float)):
+                values.setdefault(key, []).append(float(x))
+    return {key: sum(x) / len(x) for key, x in values.items()}
+
+
 @dataclass
 class Noted:
     """Plays every task `attempts` times, at the start, the end and every `every` steps; nothing is judged.
@@ -50,20 +60,12 @@ class Noted:
         with run.timed("evaluation"):
             groups = await together(attempts(run, r, self.seed) for r in requests)
         run.counts = counts
-        found = self._means([
+        found = means([
             info for b in groups if b is not None for info, role in zip(b[INFO], b[ROLE]) if self.role in (None, role)
         ])  # fmt: skip
         for when in [w for w, s in (("before", 0), ("after", run.steps)) if s == step]:
             self.results[when] = found
         return {f"{self.name}/{key}": value for key, value in found.items()}
-
-    def _means(self, infos: Sequence[Any]) -> dict[str, float]:
-        values: dict[str, list[float]] = {}
-        for info in infos:
-            for key, x in (info or {}).items():
-                if isinstance(x, (int, float)):
-                    values.setdefault(key, []).append(float(x))
-        return {key: sum(x) / len(x) for key, x in values.items()}
 
     def comparison(self) -> dict[str, Any]:
         """What summary.json says."""

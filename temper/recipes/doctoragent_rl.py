@@ -6,19 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from temper.backends.base import AdamW
 from temper.envs.consultation import Consultation, plain, tagged
-from temper.envs.conversations import Conversations, demonstrated
 from temper.errors import UserError
 from temper.methods.environments.doctoragent_rl import doctoragent_rl as method
-from temper.methods.objectives.sft import sft
-from temper.objective import Update
-from temper.parts.curricula import Generated
 from temper.parts.noted import Noted
-from temper.parts.schedules import Linear, WarmUp
 from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
+from temper.recipes.imitation import left_by, of_dialogues
 from temper.run import Run
 from temper.tasks.cases import case, shown_consultation
 from temper.tasks.cases import patient as scripted
@@ -73,7 +68,7 @@ def doctoragent_rl(
     """
     train, held_out = real(cases, patient, eval_tasks) if cases or patient else toy(seed, eval_tasks)
     cold_start = 0 if cases else cold_start
-    start = str(out / "1-consultations" / "checkpoints" / "latest" / "model") if cold_start else model
+    start = left_by(out, "consultations") if cold_start else model
     form: dict[str, Any] = {"budget": (fewest, most), "parse": tagged if thoughts else plain}
     env = Consultation(**form) if cases else Consultation(scripted, reminder="", **form)
     run = train_on(
@@ -108,18 +103,5 @@ def real(cases: str, patient: str, eval_tasks: int) -> tuple[list[Task], list[Ta
 
 def consultations(model: str, steps: int, budget: tuple[int, int], thoughts: bool, seed: int) -> Run:
     """Imitate the form of a consultation: a doctor who asks at random, repeats itself and is often wrong."""
-    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
-    m = sft(policy)
-    return Run(
-        name="consultations",
-        env=Conversations(demonstrated),
-        curriculum=Generated(partial(shown_consultation, seed=seed, budget=budget, thoughts=thoughts)),
-        roles={"solver": policy},
-        on_group=m.on_group,
-        on_batch=m.on_batch,
-        updates=[Update(policy, m.terms)],
-        steps=steps,
-        groups=32,
-        seed=seed,
-        threads=1,
-    )
+    shown = partial(shown_consultation, seed=seed, budget=budget, thoughts=thoughts)
+    return of_dialogues("consultations", shown, model=model, steps=steps, seed=seed)

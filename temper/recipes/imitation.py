@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from temper.backends.base import AdamW, Lora
+from temper.envs.conversations import Conversations, demonstrated
 from temper.envs.shown import Says, Shown
 from temper.methods.objectives.sft import sft
 from temper.objective import Update
-from temper.parts.curricula import Shuffled
-from temper.parts.schedules import WarmUp
+from temper.parts.curricula import Generated, Shuffled
+from temper.parts.schedules import Linear, WarmUp
 from temper.policy import Policy
 from temper.request import Env
 from temper.run import Run
@@ -41,6 +42,17 @@ def cold_start(
     )  # fmt: skip
 
 
-def left_by(out: Path) -> str:
-    """The model that the cold start of a run in `out` leaves."""
-    return str(out / f"1-{COLD_START}" / "checkpoints" / "latest" / "model")
+def of_dialogues(name: str, shown: Callable[[int], Task], *, model: str, steps: int, seed: int) -> Run:
+    """Imitation of generated dialogues, 32 a step: `shown(k)` is the k-th."""
+    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
+    m = sft(policy)
+    return Run(
+        name=name, env=Conversations(demonstrated), curriculum=Generated(shown), roles={"solver": policy},
+        on_group=m.on_group, on_batch=m.on_batch, updates=[Update(policy, m.terms)], steps=steps, groups=32, seed=seed,
+        threads=1,
+    )  # fmt: skip
+
+
+def left_by(out: Path, name: str = COLD_START) -> str:
+    """The model that the first phase of a run in `out` leaves."""
+    return str(out / f"1-{name}" / "checkpoints" / "latest" / "model")

@@ -7,21 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from temper.backends.base import AdamW
-from temper.envs.conversations import Conversations, demonstrated
 from temper.envs.games import NIM, everything, games, last_message
 from temper.method import Method
 from temper.methods.environments.spiral_rae import spiral_rae as method
-from temper.methods.objectives.sft import sft
-from temper.objective import Update
 from temper.parts.advantages import Advantage, no_baseline, unscaled
 from temper.parts.baselines import RoleBaseline
-from temper.parts.curricula import Generated
 from temper.parts.duels import Duel
-from temper.parts.schedules import Linear, WarmUp
-from temper.policy import Policy
 from temper.recipe import extends
 from temper.recipes.common import train_on
+from temper.recipes.imitation import left_by, of_dialogues
 from temper.run import Run
 from temper.tasks.moves import nim_deals, shown_move
 
@@ -74,7 +68,7 @@ def spiral_rae(
     eval_every  steps between these (0: only before and after)
     out         directory of the run: the second phase finds there what the first one learned
     """
-    start = str(out / "1-legal-moves" / "checkpoints" / "latest" / "model") if cold_start else model
+    start = left_by(out, "legal-moves") if cold_start else model
     see: Callable[[str], str] = everything if history else last_message
     rules: dict[str, Any] = {"piles": list(piles)} if piles and game == NIM else {}
     train = nim_deals(5_000, piles, seed) if rules and varied else games(game, 10_000)
@@ -102,21 +96,8 @@ def _with(m: Method, baseline: str) -> Method:
 
 def legal_moves(game: str, rules: dict[str, Any], see: Callable[[str], str], model: str, steps: int, seed: int) -> Run:
     """Imitate legal moves that are drawn evenly: the format of the game, and nothing about good play."""
-    policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
-    m = sft(policy)
-    return Run(
-        name="legal-moves",
-        env=Conversations(demonstrated),
-        curriculum=Generated(partial(_shown, game, rules, see, seed)),
-        roles={"solver": policy},
-        on_group=m.on_group,
-        on_batch=m.on_batch,
-        updates=[Update(policy, m.terms)],
-        steps=steps,
-        groups=32,
-        seed=seed,
-        threads=1,
-    )
+    shown = partial(_shown, game, rules, see, seed)
+    return of_dialogues("legal-moves", shown, model=model, steps=steps, seed=seed)
 
 
 def _shown(game: str, rules: dict[str, Any], see: Callable[[str], str], seed: int, k: int) -> Any:
