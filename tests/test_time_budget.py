@@ -125,9 +125,11 @@ def test_the_page_shows_the_budget_as_a_bar_and_a_list(page: Browser, tmp_path: 
         "[...document.querySelectorAll('.budget li')].map((e) => [e.dataset.stage, e.querySelector('b').textContent])"
     )
     assert rows == [["sampling", "60.0%"], ["tools", "15.0%"], ["update", "20.0%"], ["other", "5.0%"]]
-    widths = page.js("[...document.querySelectorAll('.budget .bar i')].map((e) => e.getBoundingClientRect().width)")
+    widths = page.js("[...document.querySelectorAll('.budget .spent i')].map((e) => e.getBoundingClientRect().width)")
     assert [round(100 * w / sum(widths)) for w in widths] == [60, 15, 20, 5]
-    said = page.js("document.querySelector('.budget .bar').getAttribute('aria-label')")
+    heights = page.js("[...document.querySelectorAll('.budget .spent i')].map((e) => e.getBoundingClientRect().height)")
+    assert min(heights) >= 8  # it can be seen
+    said = page.js("document.querySelector('.budget .spent').getAttribute('aria-label')")
     assert said == "time: sampling 60.0%, tools 15.0%, update 20.0%, other 5.0%"
 
 

@@ -79,7 +79,7 @@ const timeBudget = () => {
   const all = spent.reduce((sum, [, seconds]) => sum + seconds, 0);
   if (!(all > 0)) return null;
   return h('div', { class: 'budget' },
-    h('div', { class: 'bar', role: 'img', 'aria-label': `time: ${spent.map(([stage, s]) => `${stage} ${percent(s / all)}`).join(', ')}` },
+    h('div', { class: 'spent', role: 'img', 'aria-label': `time: ${spent.map(([stage, s]) => `${stage} ${percent(s / all)}`).join(', ')}` },
       spent.map(([stage, s, c]) => h('i', { style: { 'flex-grow': s / all, '--c': c }, title: `${stage}: ${duration(s)}` }))),
     h('ul', {}, spent.map(([stage, s, c]) => h('li', { 'data-stage': stage }, h('i', { style: { '--c': c } }), h('span', {}, stage), h('b', {}, percent(s / all)), h('small', {}, duration(s))))));
 };
