@@ -5,6 +5,7 @@ So a reference costs no second copy of the weights. It has nothing to train, to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from temper.backends.base import AdamW, Weights
 from temper.backends.local import LocalLearner
 from temper.backends.local_sampler import LocalSampler
 from temper.carrier import Batch
+from temper.columns import Column
 from temper.objective import Term
 
 
@@ -26,9 +28,9 @@ class BaseLearner(LocalLearner):
             autocast=learner.autocast,
         )  # fmt: skip
 
-    def _live(self, part: Batch) -> Batch:
+    def _live(self, part: Batch, watched: Mapping[Column, Any] | None = None) -> Batch:
         with self.module.disable_adapter():
-            return super()._live(part)
+            return super()._live(part, watched)
 
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
         raise TypeError("this is the frozen base of a LoRA policy: train the policy")

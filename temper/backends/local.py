@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from temper.backends.base import AdamW, Source, Weights
 from temper.carrier import Batch
 from temper.columns import ENTROPY, GROUP, HIDDEN, LOGP, TOKEN, TRAJECTORY, Column, Level, floating, integer
-from temper.models import layout, load
+from temper.models import features, layout, load
 from temper.objective import Term
 
 ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
@@ -100,15 +100,18 @@ class LocalLearner:
 
     @torch.no_grad()
     def read(self, batch: Batch, columns: Mapping[Column, Source]) -> Batch:
-        """`batch` with each target column written from its source: a live column, or a function of the live batch."""
+        """`batch` with each target column written from its source: a live column, a function of the live batch, or a
+        feature of attention (`temper.models.features`)."""
+        watched = {target: x for target, x in columns.items() if features.is_attention(x)}
         rows = batch.put(ROW, torch.arange(batch.size(TOKEN)))
         out: dict[Column, Tensor] = {}
         for part in cut(rows, self.token_budget, TRAJECTORY, self.flat):
             if part.size(TOKEN) == 0:
                 continue
-            live = self._live(part)
+            live = self._live(part, watched)
             for target, source in columns.items():
-                values = (live[source] if isinstance(source, Column) else source(live)).detach().cpu()
+                column = target if target in watched else source
+                values = (live[column] if isinstance(column, Column) else column(live)).detach().cpu()
                 if target not in out:
                     out[target] = torch.full((batch.size(TOKEN), *values.shape[1:]), torch.nan, dtype=values.dtype)
                 out[target][part[ROW]] = values
@@ -116,14 +119,17 @@ class LocalLearner:
             batch = batch.put(target, out.get(target, torch.zeros(0)))
         return batch
 
-    def _live(self, part: Batch) -> Batch:
-        """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is."""
+    def _live(self, part: Batch, watched: Mapping[Column, Any] | None = None) -> Batch:
+        """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is; and what is watched."""
         if part.size(TOKEN) == 0:  # only trajectories in which nothing was sampled
             none = torch.zeros(0)
             return part.put(LOGP, none).put(ENTROPY, none).put(HIDDEN, torch.zeros(0, load.hidden_width(self.module)))
-        with self._autocast():
-            hidden = layout.forward(self.module, layout.rectangle(part, self.flat), self.head)
+        r = layout.rectangle(part, self.flat)
+        with self._autocast(), features.watching(self.module, part, r, watched or {}) as seen:
+            hidden = layout.forward(self.module, r, self.head)
             logp, entropy = layout.score(part, hidden, self.head)
+        for target, values in seen().items():
+            part = part.put(target, values)
         part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
         return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
 

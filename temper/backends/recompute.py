@@ -60,6 +60,7 @@ class History:
             position=column.clamp(max=context - 1).expand(len(length), -1),
             mask=(column[None] < length[:, None]).long(),
             place=torch.arange(len(length)) * len(column) + length - 1,
+            begin=torch.arange(len(length)) * len(column),
         )
         hidden = layout.forward(module, rectangle, head)
         return hidden if head is None else head(hidden)

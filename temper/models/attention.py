@@ -8,6 +8,8 @@ that costs a factor of the group's size. Registered under the name "temper".
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from temper.models.plan import plan_of
 
 NAME = "temper"
+Watcher = Callable[[int, Tensor, Tensor, float | None], None]
+WATCH: ContextVar[Watcher | None] = ContextVar("watch", default=None)  # told (layer, query, key, scaling) of every call
 CHANGES = ("softcap", "s_aux", "position_bias")  # options that change the result, which `fits` must have kept away
 
 
@@ -34,6 +38,9 @@ def attend(
     """query [rows, heads, n, width]; key, value [rows, kv heads, m, width] -> [rows, n, heads, width]."""
     if any(options.get(name) is not None for name in CHANGES):
         raise NotImplementedError(f"the attention function {NAME!r} has none of {', '.join(CHANGES)}")
+    watch = WATCH.get()
+    if watch is not None:
+        watch(int(module.layer_idx), query, key, scaling)  # type: ignore[call-overload]
     plan = plan_of(attention_mask)
     if plan is not None:
         return plan.attend(query, key, value, partial(_many_queries, scaling=scaling)), None

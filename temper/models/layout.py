@@ -32,12 +32,14 @@ class Rectangle:
 
     ids, position [rows, width]  place [tokens]: flat index that predicts each TOKEN row
     mask [rows, width] (1 = a token), or what carries a plan of attention
+    begin [turns]: flat index of each turn's first id, where it is laid out first (−1: nowhere)
     """
 
     ids: Tensor
     position: Tensor
     mask: Tensor
     place: Tensor
+    begin: Tensor
 
 
 def chains(b: Batch) -> list[list[int]]:
@@ -94,29 +96,30 @@ def rectangle(b: Batch, flat: bool = False) -> Rectangle:
     rows = [[u for unit in stretches for u in unit.turns]] if flat else chains(b)
     length = b.structure.start.diff().tolist()
     widths = [sum(length[u] for u in row) for row in rows]
-    ids, position, place = _laid(b, rows, max(widths, default=0), length)
+    ids, position, place, begin = _laid(b, rows, max(widths, default=0), length)
     if flat:
-        return Rectangle(ids, position, planned(stretches), place)
+        return Rectangle(ids, position, planned(stretches), place, begin)
     mask = (torch.arange(ids.shape[1])[None] < torch.tensor(widths, dtype=torch.int64)[:, None]).long()
-    return Rectangle(ids, position, mask, place)
+    return Rectangle(ids, position, mask, place, begin)
 
 
-def _laid(b: Batch, rows: list[list[int]], width: int, length: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, position, place) with the turns of each row behind one another."""
+def _laid(b: Batch, rows: list[list[int]], width: int, length: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(ids, position, place, begin) with the turns of each row behind one another."""
     s = b.structure
     sampled, parent = s.sampled.tolist(), s.parent.tolist()
     depth = [0] * len(parent)
     for turn, up in enumerate(parent):
         depth[turn] = depth[up] + length[up] if up >= 0 else 0
-    here, before = [-1] * len(parent), [-1] * len(parent)  # flat index of a sampled turn's first token, and before it
+    begin, before = [-1] * len(parent), [-1] * len(parent)  # flat index of a turn's first token, and before it
     begins = list[int]()  # flat index of each turn's first token, row by row
     for r, row in enumerate(rows):
         column, at = 0, dict[int, int]()
         for turn in row:
             at[turn] = column
             begins.append(r * width + column)
-            if sampled[turn] and length[turn] and here[turn] < 0:
-                here[turn], before[turn] = r * width + column, r * width + _before(at, turn, parent, length)
+            begin[turn] = begins[-1] if begin[turn] < 0 else begin[turn]
+            if sampled[turn] and length[turn] and before[turn] < 0:
+                before[turn] = r * width + _before(at, turn, parent, length)
             column += length[turn]
     turns = torch.tensor([turn for row in rows for turn in row], dtype=torch.int64)
     lengths = s.start.diff()[turns]
@@ -128,8 +131,9 @@ def _laid(b: Batch, rows: list[list[int]], width: int, length: list[int]) -> tup
     ids, position = (torch.zeros(len(rows) * width, dtype=torch.int64) for _ in range(2))
     ids[target], position[target] = s.ids[source], deep
     offset = s.token_position - s.start[s.token_turn]
-    first, later = torch.tensor(before)[s.token_turn], torch.tensor(here)[s.token_turn] + offset - 1
-    return ids.view(len(rows), width), position.view(len(rows), width), torch.where(offset == 0, first, later)
+    first = torch.tensor(begin)
+    place = torch.where(offset == 0, torch.tensor(before)[s.token_turn], first[s.token_turn] + offset - 1)
+    return ids.view(len(rows), width), position.view(len(rows), width), place, first
 
 
 def _before(at: dict[int, int], turn: int, parent: list[int], length: list[int]) -> int:
