@@ -2,9 +2,12 @@
 
 Tokens   sampled: drawn by a policy that plays a role, dropped attempts included; judge: by one that plays none;
          scored: read without gradient; trained: through an optimiser step, once for every epoch
+Calls    judge: samples of policies without a role; tool: as attempts that ended have noted them
 FLOPs    of the matrix products and of attention, 2 for a multiplication with its addition, from the shapes of the model
          and the positions that each token attends to. A context that several attempts share counts once, as it is
          computed. Not counted: padding, element-wise operations, and what is computed again to save memory
+Seconds  of the steps, by stage; environment: of attempts outside of sampling (tools, simulators) and of rewards, added
+         up over those that go on together; idle: while no sampler and no learner had work. These depend on the machine
 
 Evaluations are apart (`evaluation_tokens`, `evaluation_flops`, in the summary only), and never use up a budget.
 """
@@ -15,7 +18,8 @@ import contextlib
 import re
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +27,8 @@ import torch
 from torch import nn
 
 from temper.carrier import Batch
-from temper.columns import INFO, TOKEN
+from temper.columns import TOKEN
+from temper.episode import Episode
 from temper.errors import UserError, unknown
 from temper.models import layout
 from temper.models.load import plain
@@ -33,8 +38,9 @@ COUNTED = (
     "sampled_tokens", "scored_tokens", "trained_tokens", "judge_tokens", "judge_calls", "tool_calls",
     "optimiser_steps", "forward_flops", "backward_flops", "evaluation_tokens", "evaluation_flops",
 )  # fmt: skip
-AXES = ("sampled_tokens", "trained_tokens", "scored_tokens", "judge_tokens", "flops", "forward_flops", "backward_flops",
-        "seconds")  # fmt: skip
+SECONDS = {"seconds": "step", "environment_seconds": "environment"}  # axis → stage
+AXES = ("sampled_tokens", "trained_tokens", "scored_tokens", "judge_tokens", "judge_calls", "tool_calls", "flops",
+        "forward_flops", "backward_flops", *SECONDS)  # fmt: skip
 _SUFFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 
 
@@ -87,6 +93,32 @@ class Shape:
         return self.forward(tokens, attended, scored) + 4 * self.width * attended + weights
 
 
+class Stopwatch:
+    """`seconds` during which at least one was inside."""
+
+    def __init__(self) -> None:
+        self.seconds, self._inside, self._since = 0.0, 0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        self._move(+1)
+        try:
+            yield
+        finally:
+            self._move(-1)
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        self._move(0)
+        taken, self.seconds = self.seconds, 0.0
+        return taken
+
+    def _move(self, change: int) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._since if self._inside else 0.0
+        self._inside, self._since = self._inside + change, now
+
+
 class Ledger:
     """Totals of a run, watched at its policies; `step` gives a step's share of them."""
 
@@ -98,6 +130,8 @@ class Ledger:
         self.known = True  # whether every model's FLOPs are
         self._apart = False
         self._prompts: set[tuple[str, tuple[int, ...]]] = set()
+        self._models = Stopwatch()  # inside: whatever a sampler or a learner is asked
+        self._environment = 0.0  # seconds of this step's attempts outside of sampling
 
     def watch(self, policy: Any, plays: bool) -> None:
         """Count what an open policy's sampler and learner are asked; plays: it has a role in the run."""
@@ -109,7 +143,8 @@ class Ledger:
         sample, read, update = sampler.sample, learner.read, learner.update
 
         async def counted_sample(ids: tuple[int, ...], *args: Any, **options: Any) -> Any:
-            done = await sample(ids, *args, **options)
+            with self._models.inside():
+                done = await sample(ids, *args, **options)
             prompt = policy.name, tuple(ids)
             first = prompt not in self._prompts
             self._prompts.add(prompt)
@@ -120,7 +155,8 @@ class Ledger:
             self._add("scored_tokens", batch.size(TOKEN))
             if shape is not None:
                 self._flops(shape.forward(*work(batch, flat)))
-            return read(batch, *args, **options)
+            with self._models.inside():
+                return read(batch, *args, **options)
 
         def counted_update(batch: Batch, *args: Any, **options: Any) -> Any:
             self._add("trained_tokens", batch.size(TOKEN))
@@ -129,36 +165,55 @@ class Ledger:
                 size = work(batch, flat)
                 self._flops(shape.forward(*size))
                 self._add("backward_flops", shape.backward(*size))
-            return update(batch, *args, **options)
+            with self._models.inside():
+                return update(batch, *args, **options)
 
         sampler.sample, learner.read, learner.update = counted_sample, counted_read, counted_update
+
+    async def played(self, play: Callable[..., Awaitable[Episode]], task: Any, seats: Mapping[str, Any]) -> Episode:
+        """`await play(task, seats)`, with its seconds outside of sampling and its tool calls counted."""
+        sampling, began = Stopwatch(), time.perf_counter()
+        for seat in seats.values():
+            seat.sample = _inside(sampling, seat.sample)
+        try:
+            episode = await play(task, seats)
+        finally:
+            self._environment += 0.0 if self._apart else time.perf_counter() - began - sampling.take()
+        calls = [t.info.get("calls") for t in episode.trajectories if t.info]
+        self._add("tool_calls", sum(len(c) for c in calls if isinstance(c, list)))
+        return episode
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
         """What is spent inside is an evaluation's."""
         prompts, self._prompts, self._apart = self._prompts, set(), True
+        busy = self._models.take()
         try:
             yield
         finally:
             self._prompts, self._apart = prompts, False
+            self._models.take()
+            self._models.seconds = busy
 
-    def step(self, batch: Batch, seconds: Mapping[str, float]) -> dict[str, float]:
+    def step(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """Metrics of a step that is over: what it spent, and the run so far."""
-        calls = [len(i["calls"]) for i in batch[INFO] if i and isinstance(i.get("calls"), list)]
-        self._add("tool_calls", sum(calls))
-        for name, value in seconds.items():
+        outside, self._environment = self._environment, 0.0
+        idle = max(0.0, seconds["step"] - self._models.take())
+        own = {"idle": idle, "environment": outside + seconds.get("reward", 0.0)}
+        for name, value in {**seconds, **own}.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
         self._prompts.clear()
         names = [n for n in COUNTED if not n.startswith("evaluation") and (self.known or not n.endswith("flops"))]
         out = {f"ledger/{n}": self.total[n] - self.before[n] for n in names}
         out |= {f"ledger/total/{n}": self.total[n] for n in names}
+        out |= {f"perf/{name}_s": round(value, 4) for name, value in own.items()}
         self.before = dict(self.total)
         return out
 
     def spent(self, axis: str) -> float:
         """The total along one of AXES. UserError where the FLOPs of a model are not known."""
-        if axis == "seconds":
-            return self.seconds.get("step", 0.0)
+        if axis in SECONDS:
+            return self.seconds.get(SECONDS[axis], 0.0)
         if axis.endswith("flops") and not self.known:
             raise UserError("the FLOPs of this model are not known (experts, or no sizes): budget tokens instead")
         return sum(self.total[n] for n in (("forward_flops", "backward_flops") if axis == "flops" else (axis,)))
@@ -197,6 +252,14 @@ class Ledger:
             fed = max(0, drawn - 1)  # the last token is never fed back
             self._flops(shape.forward(fed, fed * prompt + _triangle(fed), fed))
             self._flops(shape.forward(prompt, _triangle(prompt), 1) if first else 0)
+
+
+def _inside(watch: Stopwatch, sample: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def timed(*args: Any, **options: Any) -> Any:
+        with watch.inside():
+            return await sample(*args, **options)
+
+    return timed
 
 
 def work(b: Batch, shared: bool) -> tuple[int, int, int]:

@@ -106,7 +106,7 @@ async def attempt(run: Run, request: Request, n: int, overrides: Mapping[str, An
         for role, policy in run.roles.items()
     }
     try:
-        episode = await run.env.play(request.task, seats)
+        episode = await run.ledger.played(run.env.play, request.task, seats)
     except Drop as drop:
         return drop.reason
     except ContextFull:

@@ -129,7 +129,7 @@ class Reporter:
         record |= {f"timing_s/{k}": round(v, 4) for k, v in self.run.seconds.items()} | {
             "timing_s/step": round(seconds, 4)
         }
-        record |= self.run.ledger.step(batch, {**self.run.seconds, "step": seconds})
+        record |= self.run.ledger.step({**self.run.seconds, "step": seconds})
         record |= self._spent()
         record["perf/tokens_per_s"] = batch.size(TOKEN) / max(1e-9, seconds)
         self.run.seconds, self.run.counts = {}, {}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from temper.columns import LOGP
 from temper.episode import ENV, Episode, Trajectory, Turn
 from temper.errors import UserError
 from temper.evaluate import Evaluation
-from temper.ledger import Shape, budget_of, work
+from temper.ledger import Ledger, Shape, budget_of, work
 from temper.loop import train
 from temper.models.load import load_model
 from temper.objective import Update
@@ -150,6 +151,42 @@ def test_a_policy_without_a_role_is_a_judge(toy_model: str) -> None:
         assert run.ledger.total["judge_calls"] == 1 and run.ledger.total["evaluation_tokens"] == len(done.ids)
 
 
+def test_seconds_of_environments_and_of_nobody(toy_model: str, tmp_path: Path) -> None:
+    """Two attempts at once wait 0.1 s for a tool and call it twice: 0.2 s of environments, 0.1 s without work."""
+    from temper.envs.single import SingleTurn
+
+    class Slow(SingleTurn):
+        async def play(self, task: Task, roles: Any) -> Episode:
+            await asyncio.sleep(0.1)
+            episode = await super().play(task, roles)
+            return replace(
+                episode, trajectories=tuple(replace(t, info={"calls": ["a", "b"]}) for t in episode.trajectories)
+            )
+
+    run = make(toy_model, steps=2, out=tmp_path / "run")
+    run.env, run.groups, run.curriculum.attempts, run.probes = Slow(), 1, 2, []
+    asyncio.run(train(run))
+    ledger = json.loads((tmp_path / "run" / "summary.json").read_text())["ledger"]
+    assert ledger["tool_calls"] == 2 * 2 * 2
+    assert 2 * 0.2 <= ledger["seconds"]["environment"] < 0.9 and 2 * 0.1 <= ledger["seconds"]["idle"] < 0.6
+    assert ledger["seconds"]["idle"] < ledger["seconds"]["step"]
+    rows = lines(tmp_path / "run")
+    assert sum(r["perf/environment_s"] for r in rows) == pytest.approx(ledger["seconds"]["environment"], abs=0.01)
+    assert run.ledger.spent("environment_seconds") == pytest.approx(ledger["seconds"]["environment"], abs=1e-3)
+
+
+def test_the_sampling_of_others_is_not_idle(toy_model: str) -> None:
+    ledger = Ledger()
+    with ledger._models.inside():
+        time.sleep(0.05)
+    with ledger.apart(), ledger._models.inside():
+        time.sleep(0.05)  # an evaluation's
+    time.sleep(0.02)
+    out = ledger.step({"step": 0.07, "reward": 0.01})
+    assert out["perf/idle_s"] == pytest.approx(0.02, abs=0.01) and out["perf/environment_s"] == 0.01
+    assert ledger.step({"step": 0.5})["perf/idle_s"] == 0.5
+
+
 def test_a_prompt_that_attempts_share_is_counted_once(toy_model: str) -> None:
     run = make(toy_model, steps=1)
     policy = run.roles["solver"]
@@ -184,6 +221,8 @@ def test_counting_costs_less_than_a_thousandth_of_an_update(toy_model: str) -> N
         ("200k_trained_tokens", {"trained_tokens": 2e5}),
         ("1.5T-flops", {"flops": 1.5e12}),
         ("300-seconds", {"seconds": 300.0}),
+        ("90-environment-seconds", {"environment_seconds": 90.0}),
+        ("2k-judge-calls", {"judge_calls": 2000.0}),
     ],
 )
 def test_budgets_are_read(text: str, want: dict[str, float]) -> None:
