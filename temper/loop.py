@@ -106,7 +106,8 @@ async def attempt(run: Run, request: Request, n: int, overrides: Mapping[str, An
         for role, policy in run.roles.items()
     }
     try:
-        episode = await run.ledger.played(run.env.play, request.task, seats)
+        with run.reporter.attempts.one():
+            episode = await run.ledger.played(run.env.play, request.task, seats)
     except Drop as drop:
         return drop.reason
     except ContextFull:

@@ -25,6 +25,7 @@ import temper
 from temper import console, transcripts
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, INFO, REWARD, ROLE, TASK, TOKEN, TRAJECTORY
+from temper.diagnosis import measure as extra
 from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
 from temper.parts.noted import means
@@ -50,6 +51,7 @@ class Reporter:
         self.history: deque[dict[str, Any]] = deque(maxlen=REMEMBERED)  # the last records
         self.trackers: list[Tracker] = []
         self.line = console.Line(run.name, run.steps)
+        self.seen, self.attempts = extra.Seen(), extra.Attempts()
 
     @property
     def folder(self) -> Path:
@@ -103,7 +105,12 @@ class Reporter:
         if start == 0 and (found := await self._probe(0)):
             self.history.append({"step": 0, **found, **self._spent(evaluated=True)})
             self._append("metrics.jsonl", json.dumps(clean(self.history[-1])))
+        self._forget()
+
+    def _forget(self) -> None:
+        """What an evaluation counted and timed is not the next step's."""
         self.run.seconds, self.run.counts = {}, {}
+        self.attempts.take()
         self.clock = time.perf_counter()
 
     def _kept(self) -> deque[dict[str, Any]]:
@@ -120,7 +127,8 @@ class Reporter:
     async def step(self, step: int, batch: Batch, metrics: list[dict[str, float]]) -> None:
         seconds = time.perf_counter() - self.clock
         self.seconds += seconds
-        record = {"step": step, **measure(batch), **_merge(self.run, metrics)}
+        record = {"step": step, **measure(batch), **self.seen.add(batch), **_merge(self.run, metrics)}
+        record |= extra.staleness(batch, {r: p.version - bool(metrics) for r, p in self._trained()})
         self.tokens += batch.size(TOKEN)
         record["num_tokens"] = self.tokens
         record |= {k: v for k, v in self.run.counts.items() if k.startswith("dropped/")}
@@ -132,9 +140,12 @@ class Reporter:
         record |= self.run.ledger.step({**self.run.seconds, "step": seconds})
         record |= self._spent()
         record["perf/tokens_per_s"] = batch.size(TOKEN) / max(1e-9, seconds)
-        self.run.seconds, self.run.counts = {}, {}
+        record |= self.attempts.take()
+        self.run.seconds = {}
         if found := await self._probe(step):
             record |= found | self._spent(evaluated=True)
+            if "evaluation" in self.run.seconds:
+                record["timing_s/evaluation"] = round(self.run.seconds["evaluation"], 4)
         self.history.append(record)
         self._append("metrics.jsonl", json.dumps(clean(record)))
         for each in self.trackers:
@@ -143,7 +154,7 @@ class Reporter:
         if self.run.out is not None and every and (step == 1 or step % every == 0 or step == self.run.steps):
             self._write(f"episodes/step_{step:06d}.jsonl", transcripts.lines(batch, step, self._tokenizer()))
         self.line.step(record)
-        self.clock = time.perf_counter()
+        self._forget()
 
     async def finish(self) -> dict[str, Any]:
         """Final evaluation (when the last step did not make it), summary, page, table."""
@@ -180,6 +191,9 @@ class Reporter:
         self.line.evaluated(found)
         return found
 
+    def _trained(self) -> list[tuple[str, Any]]:
+        return [(role, policy) for role, policy in self.run.roles.items() if policy.trainable]
+
     def _tokenizer(self) -> Any:
         return next(iter(self.run.policies.values())).tokenizer
 
@@ -188,11 +202,14 @@ class Reporter:
     def state_dict(self) -> dict[str, Any]:
         path = self.folder / "metrics.jsonl"
         offset = path.stat().st_size if self.run.out is not None and path.exists() else 0
-        return {"tokens": self.tokens, "seconds": self.seconds, "offset": offset, "spent": dict(self.spent)}
+        saved = {"tokens": self.tokens, "seconds": self.seconds, "offset": offset, "spent": dict(self.spent)}
+        return {**saved, "seen": self.seen.state_dict()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.tokens, self.seconds, self.offset = saved["tokens"], saved["seconds"], saved["offset"]
         self.spent = Counter(saved.get("spent", {}))
+        if "seen" in saved:
+            self.seen.load_state_dict(saved["seen"])
 
     def _append(self, name: str, line: str) -> None:
         if self.run.out is not None:
@@ -228,14 +245,16 @@ def measure(batch: Batch) -> dict[str, Any]:
         "completions/max_length": float(length.max()),
         "completions/clipped_ratio": sum(f == "length" for f in finish) / max(1, len(finish)),
         "hist/length": _histogram(length.tolist()),
+        "trajectories": float(len(length)),
     }
-    record |= _noted(batch)
+    record |= extra.answers(batch) | _noted(batch)
     if REWARD not in batch:
         return record
     r = batch[REWARD]
     centre = batch.spread(batch.mean(r, TRAJECTORY, GROUP), GROUP, TRAJECTORY)
     spread = r - centre.clamp(lowest(batch, r), highest(batch, r))  # equal rewards cancel exactly, whatever they are
     std = batch.mean(spread * spread, TRAJECTORY, GROUP).sqrt()
+    record |= extra.rewards(batch, r, spread, std)
     std = std[~std.isnan()]
     judged = r[~r.isnan()]
     record |= {

@@ -1,0 +1,1 @@
+"""Why a run went as it did: pathologies with evidence and a lever, from what it recorded."""
