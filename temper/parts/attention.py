@@ -17,9 +17,7 @@ from temper.columns import TOKEN, Column, floating
 
 ATTENTION_ENTROPY = Column("attention_entropy", TOKEN, floating, "spread of what the token looks at, in [0, 1]")
 HEAD_DISTANCE = Column("head_distance", TOKEN, floating, "[tokens, heads] how far each head looks back")
-RHYTHM = Column(
-    "rhythm", TOKEN, floating, "[tokens, 2] windowed distance that is looked back, influence on later tokens"
-)
+RHYTHM = Column("rhythm", TOKEN, floating, "[tokens, 2] distance that is looked back, influence on later tokens")
 END_ATTENTION = Column("end_attention", TOKEN, floating, "attention that the trajectory's last token pays to the token")
 
 

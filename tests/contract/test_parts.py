@@ -13,7 +13,7 @@ import torch
 from temper.backends.base import AdamW, SamplingParams
 from temper.backends.speculate import Speculation
 from temper.carrier import Batch
-from temper.columns import ADVANTAGE, ENTROPY, GROUP_KEY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean
+from temper.columns import ADVANTAGE, ENTROPY, GROUP_KEY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean, floating
 from temper.envs.consultation import plain
 from temper.envs.conversations import Dialogue, chains_of, demonstrated
 from temper.envs.single import SingleTurn
@@ -21,7 +21,19 @@ from temper.envs.tools import ToolUse
 from temper.episode import Completion, Recorder
 from temper.models.drafter import HiddenDrafter
 from temper.objective import Term
-from temper.parts import advantages, curricula, gates, logprobs, losses, preferences, ratios, rewards, values, walks
+from temper.parts import (
+    advantages,
+    attention,
+    curricula,
+    gates,
+    logprobs,
+    losses,
+    preferences,
+    ratios,
+    rewards,
+    values,
+    walks,
+)
 from temper.policy import Policy
 from temper.rewards.checkers import exact_match
 from temper.stage import Stage
@@ -69,9 +81,17 @@ def drafting() -> Any:
     return PARTS["drafters.TrainDrafter"](policy, every=1, updates=2)
 
 
+def attended(model: str, feature: Any) -> logprobs.Read:
+    return logprobs.Read(opened(model), {Column("feature", TOKEN, floating, "of this file"): feature})
+
+
 # How a part is made that needs arguments; the others are made without. A function with a parameter gets a model.
 EXAMPLES: dict[str, Callable[..., Any]] = {
     "advantages.DecoupledAdvantage": lambda: advantages.DecoupledAdvantage({"a": 1.0, "b": 0.5}),
+    "attention.AttentionEntropy": lambda model: attended(model, attention.AttentionEntropy()),
+    "attention.FromTheEnd": lambda model: attended(model, attention.FromTheEnd()),
+    "attention.HeadDistance": lambda model: attended(model, attention.HeadDistance()),
+    "attention.Rhythm": lambda model: attended(model, attention.Rhythm((0,), (1,))),
     "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
     "curricula.Generated": lambda: curricula.Generated(made, 2),
     "curricula.Mixture": lambda: curricula.Mixture(
@@ -130,6 +150,8 @@ def check(name: str, part: Any) -> None:
         check_term(Term("it", part))
     elif called == ["step"]:
         assert all(0 <= part(step) <= 1 for step in (0, 1, 5, 10, 100))
+    elif called == ["n"]:  # layers of a model of n
+        assert all(set(part(n)) <= set(range(n)) and len(part(n)) for n in (1, 2, 36))
     elif called == ["h", "beta"]:
         check_term(Term("it", preferences.DPO(link=part), where=preferences.PAIRED))
     else:
