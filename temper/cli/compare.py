@@ -17,7 +17,7 @@ from temper.compare.page import render
 from temper.console import aligned
 from temper.errors import UserError
 from temper.ledger import budget_of
-from temper.recipe import signature
+from temper.recipe import Option, signature
 from temper.report import clean
 
 
@@ -26,22 +26,24 @@ def settings(
     seeds: int = 5,
     budget: str = "200k-sampled-tokens",
     out: Path = Path("runs/compare"),
-    processes: int = 1,
+    jobs: int = 1,
+    launch: str = "",
     json: bool = False,
 ) -> None:
     """Options of a comparison.
 
-    seeds      every arm is trained with seeds 0 … N−1
-    budget     what ends each run, as in 2M-sampled-tokens; also trained-tokens, scored-tokens, judge-tokens, flops,
-               forward-flops, backward-flops, seconds
-    out        the folder of the comparison: ARM/seed-N are ordinary run directories, compare.html is the page
-    processes  runs at once, each with one thread
-    json       print the result as JSON
+    seeds   every arm is trained with seeds 0 … N−1
+    budget  what ends each run, as in 2M-sampled-tokens; also trained-tokens, scored-tokens, judge-tokens, judge-calls,
+            tool-calls, flops, forward-flops, backward-flops, seconds, environment-seconds
+    out     the folder of the comparison: ARM/seed-N are ordinary run directories, compare.html is the page
+    jobs    runs at once, each with one thread
+    launch  words before every run's command, such as "srun -n 1 -c 2" on a cluster that shares the folder
+    json    print the result as JSON
     """
 
 
 OPTIONS = signature(settings)
-HELP = """temper compare RECIPE RECIPE … [--option value …]
+HELP = """temper compare RECIPE RECIPE … [--option value …] [-- options of every arm]
 
 Train recipes with the same seeds, tasks and random streams up to equal compute, and say which can be told apart.
 
@@ -55,22 +57,29 @@ def compare(argv: Sequence[str]) -> int:
     if not argv or options.wants_help(argv):
         print("\n".join([HELP, *options.table(OPTIONS)]))
         return 0
-    count = next((n for n, word in enumerate(argv) if word.startswith("--")), len(argv))
-    asked = {o.name: o.default for o in OPTIONS} | options.parse(argv[count:], OPTIONS)
-    for name in ("seeds", "processes"):
+    texts, asked, common = split(argv, OPTIONS)
+    for name in ("seeds", "jobs"):
         if asked[name] < 1:
             raise UserError(f"--{name} must be at least 1, got {asked[name]}")
-    arms = arms_of(argv[:count])
+    arms = arms_of(texts, common)
     check(arms, asked["budget"])
     runs.claim(arms, asked["budget"], asked["out"])
-    jobs = runs.jobs(arms, asked["seeds"], asked["out"])
+    jobs = runs.jobs(arms, range(asked["seeds"]), asked["out"], asked["budget"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated comparison stops its runs too
     try:
-        failed = runs.train(jobs, asked["budget"], asked["processes"], _say(asked["json"]))
+        failed = runs.train(jobs, asked["jobs"], _say(asked["json"]), shlex.split(asked["launch"]))
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     command = shlex.join(["temper", "compare", *argv])
     return _tell(outcome.read(jobs, budget_of(asked["budget"]), failed, command), asked["out"], asked["json"])
+
+
+def split(argv: Sequence[str], known: Sequence[Option]) -> tuple[list[str], dict[str, Any], list[str]]:
+    """(recipes, options with their defaults, what follows --)."""
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    count = next((n for n, word in enumerate(words[:end]) if word.startswith("--")), end)
+    return words[:count], {o.name: o.default for o in known} | options.parse(words[count:end], known), words[end + 1 :]
 
 
 def _tell(found: dict[str, Any], out: Path, as_json: bool) -> int:

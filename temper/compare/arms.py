@@ -30,8 +30,8 @@ class Arm:
         return [*self.words, "--seed", str(seed), "--budget", budget]
 
 
-def arms_of(texts: Sequence[str]) -> list[Arm]:
-    """Arms out of quoted command lines, "LABEL: RECIPE --option value" or without a label."""
+def arms_of(texts: Sequence[str], common: Sequence[str] = ()) -> list[Arm]:
+    """Arms out of quoted command lines, "LABEL: RECIPE --option value" or without a label; common: words for each."""
     found: list[Arm] = []
     for text in texts:
         label, colon, rest = text.partition(": ")
@@ -41,9 +41,8 @@ def arms_of(texts: Sequence[str]) -> list[Arm]:
             raise UserError(f"arm {text!r} cannot be read as a command line ({error})")
         if not words:
             raise UserError("an arm is empty: give a recipe, with its options in one quoted string")
-        found.append(
-            Arm(_folder(label if colon else Path(words[0]).stem if len(words) == 1 else " ".join(words)), words)
-        )
+        label = label if colon else Path(words[0]).stem if len(words) == 1 else " ".join(words)
+        found.append(Arm(_folder(label), (words[0], *common, *words[1:])))
     for arm in found:
         if [a.label for a in found].count(arm.label) > 1:
             raise UserError(f"two arms are called {arm.label!r}: name them, as in 'mine: {arm.text}'")

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from temper.compare.arms import Arm
 from temper.errors import UserError
+from temper.ledger import budget_of
 
 ENDING = 30.0  # seconds that a run has to stop in, once it is told to
 
 
 @dataclass(frozen=True)
 class Job:
+    """One run: it is done when it has spent its budget, or ended by itself before."""
+
     arm: Arm
     seed: int
     folder: Path
+    budget: str
 
     @property
     def name(self) -> str:
@@ -35,17 +41,34 @@ class Job:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "summary.json").is_file()
+        try:
+            had = json.loads((self.folder / "summary.json").read_text()).get("budget", {})
+        except (OSError, ValueError, AttributeError):
+            return (self.folder / "summary.json").is_file()  # damaged: what reads it says so
+        return all(had.get(axis, most) >= most for axis, most in budget_of(self.budget).items())
 
-    def command(self, budget: str) -> list[str]:
-        words = [*self.arm.argv(self.seed, budget), "--out", str(self.folder), "--threads", "1"]
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another process is at it: a run outlives a comparison that was killed."""
+        lock = self.folder / ".lock"
+        if not lock.is_file():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def command(self) -> list[str]:
+        words = [*self.arm.argv(self.seed, self.budget), "--out", str(self.folder), "--threads", "1"]
         begun = (self.folder / "run.json").is_file() or (self.folder / "checkpoints").exists()
         return [sys.executable, "-m", "temper", "run", *words, *(["--resume"] if begun else [])]
 
 
-def jobs(arms: Sequence[Arm], seeds: int, out: Path) -> list[Job]:
+def jobs(arms: Sequence[Arm], seeds: Iterable[int], out: Path, budget: str) -> list[Job]:
     """Seed by seed, so that an interrupted comparison has whole pairs."""
-    return [Job(arm, seed, out / arm.label / f"seed-{seed}") for seed in range(seeds) for arm in arms]
+    return [Job(arm, seed, out / arm.label / f"seed-{seed}", budget) for seed in seeds for arm in arms]
 
 
 def claim(arms: Sequence[Arm], budget: str, out: Path) -> None:
@@ -69,18 +92,24 @@ def claim(arms: Sequence[Arm], budget: str, out: Path) -> None:
         raise UserError(f"cannot write to {out} ({error.strerror}): choose another --out")
 
 
-def train(todo: Sequence[Job], budget: str, processes: int, say: Callable[[str], None]) -> dict[str, str]:
-    """Run what is not done, `processes` at a time; {job: why it failed}. Stopped, the children stop too."""
+def train(todo: Sequence[Job], at_once: int, say: Callable[[str], None], launch: Sequence[str] = ()) -> dict[str, str]:
+    """Run what is not done, `at_once` at a time; {job: why it failed}. Stopped, the children stop too.
+
+    launch  words before every run's command (`srun -n 1`)
+    """
     waiting = [job for job in todo if not job.done]
     total, failed = len(waiting), dict[str, str]()
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     if total < len(todo):
         say(f"{len(todo) - total} of {len(todo)} runs are finished already")
+    for job in (j for j in waiting if j.elsewhere):
+        say(f"{job.name}: goes on in another process; waiting for it")
     try:
         while waiting or running:
-            while waiting and len(running) < processes:
-                job = waiting.pop(0)
-                running[_start(job, budget)] = job, time.monotonic()
+            for job in [j for j in waiting if not j.elsewhere][: at_once - len(running)]:
+                waiting.remove(job)
+                if not job.done:
+                    running[_start(job, launch)] = job, time.monotonic()
             time.sleep(0.1)
             for process in [p for p in running if p.poll() is not None]:
                 job, began = running.pop(process)
@@ -102,14 +131,17 @@ def reason(job: Job, status: int) -> str:
     return (f"killed by signal {-status}; " if status < 0 else "") + f"{said} (log: {job.log})"
 
 
-def _start(job: Job, budget: str) -> subprocess.Popen[bytes]:
+def _start(job: Job, launch: Sequence[str]) -> subprocess.Popen[bytes]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with job.log.open("wb") as log:
-        return subprocess.Popen(
-            job.command(budget), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, **one}, start_new_session=True,
-        )  # fmt: skip
+        try:
+            return subprocess.Popen(
+                [*launch, *job.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, **one}, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"--launch {shlex.join(launch)!r} cannot be started ({error.strerror})")
 
 
 def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -42,7 +42,7 @@ def write_run(folder: Path, passed: list[int], budget: float = 100, step: float 
 def found(tmp_path: Path) -> dict[str, Any]:
     """Three arms with three seeds: one is better than both others, which are alike; a fourth failed."""
     made = arms.arms_of(["grpo", "better: grpo --lr 3e-4", "rloo --attempts 8", "<b>bad & worse</b>: grpo"])
-    jobs = runs.jobs(made, 3, tmp_path)
+    jobs = runs.jobs(made, range(3), tmp_path, BUDGET)
     for job in jobs:
         up = {"grpo": 0, "better": 2, "rloo-attempts-8": 0}.get(job.arm.label)
         if up is not None:
@@ -95,35 +95,33 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path: Path) -> None:
 
 def fake(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Runs are this script, with its folder and seed as arguments."""
-    monkeypatch.setattr(
-        runs.Job, "command", lambda job, _: [sys.executable, "-c", script, str(job.folder), str(job.seed)]
-    )
+    monkeypatch.setattr(runs.Job, "command", lambda job: [sys.executable, "-c", script, str(job.folder), str(job.seed)])
 
 
 def test_a_failed_run_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import sys, pathlib as p; f = p.Path(sys.argv[1]); f.mkdir()\n"
     script += "if 'b' in f.parts[-2] and sys.argv[2] == '0': sys.exit('temper: error: no memory')\n"
     fake(monkeypatch, script + "(f / 'summary.json').write_text('{}')")
-    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), 2, tmp_path)
+    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(2), tmp_path, BUDGET)
     assert [job.name for job in jobs] == ["a, seed 0", "b, seed 0", "a, seed 1", "b, seed 1"]
     said: list[str] = []
-    failed = runs.train(jobs, BUDGET, 2, said.append)
+    failed = runs.train(jobs, 2, said.append)
     assert list(failed) == ["b, seed 0"] and failed["b, seed 0"].startswith("no memory (log: ")
     assert [job.done for job in jobs] == [True, False, True, True]
     again: list[str] = []
-    runs.train(jobs, BUDGET, 2, again.append)
+    runs.train(jobs, 2, again.append)
     assert again[0] == "3 of 4 runs are finished already" and len(again) == 2
 
 
 def test_a_run_that_was_begun_is_resumed(tmp_path: Path) -> None:
-    job = runs.jobs(arms.arms_of(["a: grpo --lr 1e-4", "b: rloo"]), 1, tmp_path)[0]
-    fresh = job.command(BUDGET)
+    job = runs.jobs(arms.arms_of(["a: grpo --lr 1e-4", "b: rloo"]), range(1), tmp_path, BUDGET)[0]
+    fresh = job.command()
     assert fresh[3:] == [
         *("run", "grpo", "--lr", "1e-4", "--seed", "0", "--budget", BUDGET, "--out", str(job.folder), "--threads", "1")
     ]
     job.folder.mkdir(parents=True)
     (job.folder / "run.json").write_text("{}")
-    assert job.command(BUDGET) == [*fresh, "--resume"]
+    assert job.command() == [*fresh, "--resume"]
 
 
 def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +131,7 @@ def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch
     monkeypatch.setattr(runs, "_start", lambda *a: started.append(start(*a)) or started[-1])
     threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        runs.train(runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), 1, tmp_path), BUDGET, 2, print)
+        runs.train(runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET), 2, print)
     assert len(started) == 2 and all(p.poll() is not None for p in started)
 
 
@@ -149,7 +147,7 @@ def test_what_is_told_apart_and_what_is_not(found: dict[str, Any]) -> None:
 
 
 def test_arms_that_ended_before_the_budget_are_named(tmp_path: Path) -> None:
-    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), 1, tmp_path)
+    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET)
     for job, budget in zip(jobs, (100, 50)):
         write_run(job.folder, [1, 2, 3, 4], budget)
     found = outcome.read(jobs, {"sampled_tokens": 100.0}, {}, "")
@@ -160,7 +158,7 @@ def test_arms_that_ended_before_the_budget_are_named(tmp_path: Path) -> None:
 
 
 def test_nothing_finished_or_a_damaged_run_is_one_line(tmp_path: Path) -> None:
-    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), 1, tmp_path)
+    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET)
     with pytest.raises(UserError, match="no run is finished: it broke"):
         outcome.read(jobs, {"flops": 1.0}, {"a, seed 0": "it broke"}, "")
     write_run(jobs[0].folder, [1, 2])
@@ -204,7 +202,7 @@ def test_from_the_command_line_to_the_page(toy_model: str, tmp_path: Path, capsy
     small = f"--model {toy_model} --groups 2 --attempts 2 --max-tokens 4 --eval-tasks 4 --eval-attempts 1"
     out = tmp_path / "c"
     argv = ["compare", f"a: grpo {small}", f"b: rloo {small}", "--seeds", "1", "--budget", BUDGET, "--out", str(out)]
-    assert main([*argv, "--processes", "2"]) == 0, capsys.readouterr()
+    assert main([*argv, "--jobs", "2"]) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert "a, seed 0: done" in said and "One seed says nothing about others" in said
     result = json.loads((out / "compare.json").read_text())
