@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,27 @@ ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut i
 
 
 FULL, WASTE = 512, 1.25  # a micro-batch of FULL tokens ends where padding would make it WASTE times its tokens
+Piece = tuple[Tensor, dict[Column, Tensor]]  # rows of the TOKEN table, and the values of columns there
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A term in one optimiser step: its coefficient, the column of its weights, and their sum over the whole step."""
+
+    term: Term
+    coef: float
+    weights: Column
+    total: float
+
+
+def weigh(batch: Batch, terms: Iterable[Term], step: int) -> tuple[Batch, list[Weighed]]:
+    """Every term's weights, computed on the whole of `batch` before it is cut up, as columns of it."""
+    weighed = []
+    for t in terms:
+        weights, column = t.weights(batch), Column(f"weight:{t.name}", t.level, floating)
+        weighed.append(Weighed(t, t.coefficient(step), column, float(weights.sum().clamp(min=1e-12))))
+        batch = batch.put(column, weights)
+    return batch, weighed
 
 
 class LocalLearner:
@@ -45,79 +67,80 @@ class LocalLearner:
         self.head = layout.head_of(module)
         self.flat = layout.can_pack(module)
         self.own = nn.ModuleList(modules or [])
-        self.trained = [p for p in module.parameters() if p.requires_grad] + list(self.own.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=optimizer.rate(0),
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-        )
+        self._prepare()
         self.step = 0
         self.changed = False  # weights were copied in from elsewhere
+
+    def _prepare(self) -> None:
+        """What is trained, and its optimiser."""
+        self.trained = [p for p in self.module.parameters() if p.requires_grad] + list(self.own.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.trained,
+            lr=self.spec.rate(0),
+            betas=self.spec.betas,
+            eps=self.spec.eps,
+            weight_decay=self.spec.weight_decay,
+        )
 
     # training ------------------------------------------------------------------------------------------------------
 
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
-        """One optimiser step. Every term's weights are computed on the whole of `batch` before it is cut up."""
-        weights = {t.name: t.weights(batch) for t in terms}
-        levels = {t.name: Column(f"weight:{t.name}", t.level, floating) for t in terms}
-        for t in terms:
-            batch = batch.put(levels[t.name], weights[t.name])
-        together = GROUP if any(t.level == GROUP for t in terms) else TRAJECTORY
+        """One optimiser step on the whole of `batch`."""
+        batch, weighed = weigh(batch, terms, self.step)
+        return {**summed([self._accumulate(batch, weighed)], weighed), **self._optimise()}
+
+    def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
+        """The gradient of the objective, micro-batch by micro-batch; returns sums of its metrics."""
+        together = GROUP if any(w.term.level == GROUP for w in weighed) else TRAJECTORY
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         with self._recomputing():
-            for part in cut(batch, self.token_budget, together, self.flat):
+            for part in self._parts(batch, together):
                 live = self._live(part)
-                loss: Tensor = torch.zeros(())
-                for t in terms:
-                    w = part[levels[t.name]]
-                    values, metrics = t.values(live)
-                    kept = torch.where(w > 0, values, torch.zeros_like(values))
-                    loss = loss + t.coefficient(self.step) * (w.to(kept.dtype) * kept).sum()
-                    _add(totals, f"loss/{t.name}", w, values)
-                    for name, rows in metrics.items():
-                        _add(totals, name, w / weights[t.name].sum().clamp(min=1e-12), rows)
+                loss = objective(live, weighed, totals)
                 _diagnose(totals, live, batch.size(TOKEN))
-                if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
-        totals["loss"] = sum(t.coefficient(self.step) * totals.get(f"loss/{t.name}", 0.0) for t in terms)
-        return {**totals, **self._optimise()}
+                self._backward(loss)
+        return totals
+
+    def _parts(self, batch: Batch, together: Level) -> Iterator[Batch]:
+        return cut(batch, self.token_budget, together, self.flat)
+
+    def _backward(self, loss: Tensor) -> None:
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def _optimise(self) -> dict[str, float]:
         rate = self.spec.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.spec.clip or torch.inf)
+        norm = self._clip(self.spec.clip or torch.inf)
         finite = bool(torch.isfinite(norm))
         if finite:
             self.optimizer.step()
         self.step += 1
         return {"grad_norm": float(norm), "learning_rate": rate, "stalled": float(not finite)}
 
+    def _clip(self, limit: float) -> Tensor:
+        """Scale the gradient down to the norm `limit`; its norm before that."""
+        return torch.nn.utils.clip_grad_norm_(self.trained, limit)
+
     # reading -------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def read(self, batch: Batch, columns: Mapping[Column, Source]) -> Batch:
         """`batch` with each target column written from its source: a live column, a function of the live batch, or a
         feature of attention (`temper.models.features`)."""
+        return written(batch, columns, self._pieces(batch, columns))
+
+    @torch.no_grad()
+    def _pieces(self, batch: Batch, columns: Mapping[Column, Source]) -> Iterator[Piece]:
         watched = {target: x for target, x in columns.items() if features.is_attention(x)}
-        rows = batch.put(ROW, torch.arange(batch.size(TOKEN)))
-        out: dict[Column, Tensor] = {}
-        for part in cut(rows, self.token_budget, TRAJECTORY, self.flat):
+        for part in self._parts(batch.put(ROW, torch.arange(batch.size(TOKEN))), TRAJECTORY):
+            live = self._live(part, watched)
             if part.size(TOKEN) == 0:
                 continue
-            live = self._live(part, watched)
-            for target, source in columns.items():
-                column = target if target in watched else source
-                values = (live[column] if isinstance(column, Column) else column(live)).detach().cpu()
-                if target not in out:
-                    out[target] = torch.full((batch.size(TOKEN), *values.shape[1:]), torch.nan, dtype=values.dtype)
-                out[target][part[ROW]] = values
-        for target in columns:
-            batch = batch.put(target, out.get(target, torch.zeros(0)))
-        return batch
+            sources = {target: target if target in watched else x for target, x in columns.items()}
+            values = {target: live[x] if isinstance(x, Column) else x(live) for target, x in sources.items()}
+            yield part[ROW], {target: x.detach().cpu() for target, x in values.items()}
 
     def _live(self, part: Batch, watched: Mapping[Column, Any] | None = None) -> Batch:
         """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is; and what is watched."""
@@ -126,12 +149,16 @@ class LocalLearner:
             return part.put(LOGP, none).put(ENTROPY, none).put(HIDDEN, torch.zeros(0, load.hidden_width(self.module)))
         r = layout.rectangle(part, self.flat)
         with self._autocast(), features.watching(self.module, part, r, watched or {}) as seen:
-            hidden = layout.forward(self.module, r, self.head)
-            logp, entropy = layout.score(part, hidden, self.head)
+            hidden, logp, entropy = self._scored(part, r)
         for target, values in seen().items():
             part = part.put(target, values)
         part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
         return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
+
+    def _scored(self, part: Batch, r: layout.Rectangle) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states, log-probs and entropies of the TOKEN rows."""
+        hidden = layout.forward(self.module, r, self.head)
+        return hidden, *layout.score(part, hidden, self.head)
 
     @contextlib.contextmanager
     def _recomputing(self) -> Iterator[None]:
@@ -180,18 +207,60 @@ class LocalLearner:
         self.step = state["step"]
 
 
-def cut(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Iterator[Batch]:
-    """Micro-batches of whole units, each at most `token_budget` tokens, padding included, and mostly not padding.
+def objective(live: Batch, weighed: Iterable[Weighed], totals: dict[str, float]) -> Tensor:
+    """The micro-batch's share of the objective; adds that of its metrics to `totals`."""
+    loss: Tensor = torch.zeros(())
+    for w in weighed:
+        weights = live[w.weights]
+        values, metrics = w.term.values(live)
+        kept = torch.where(weights > 0, values, torch.zeros_like(values))
+        loss = loss + w.coef * (weights.to(kept.dtype) * kept).sum()
+        _add(totals, f"loss/{w.term.name}", weights, values)
+        for name, rows in metrics.items():
+            _add(totals, name, weights / w.total, rows)
+    return loss
+
+
+def summed(shares: Iterable[Mapping[str, float]], weighed: Iterable[Weighed]) -> dict[str, float]:
+    """Metrics of an optimiser step from those of its shares."""
+    totals: dict[str, float] = {}
+    for share in shares:
+        for name, value in share.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {**totals, "loss": sum(w.coef * totals.get(f"loss/{w.term.name}", 0.0) for w in weighed)}
+
+
+def written(batch: Batch, columns: Iterable[Column], pieces: Iterable[Piece]) -> Batch:
+    """`batch` with columns put together from pieces."""
+    out: dict[Column, Tensor] = {}
+    for rows, values in pieces:
+        for target, x in values.items():
+            if target not in out:
+                out[target] = torch.full((batch.size(TOKEN), *x.shape[1:]), torch.nan, dtype=x.dtype)
+            out[target][rows] = x
+    for target in columns:
+        batch = batch.put(target, out.get(target, torch.zeros(0)))
+    return batch
+
+
+def units(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Tensor:
+    """[trajectories] number of the unit that each belongs to, which travels as a whole.
 
     A unit is a group (`together` = GROUP), else the trajectories that share a sampled turn; in one row without padding
     (`flat`) it is those that share any turn, as long as they fit the budget.
     """
     unit = _linked(b, sampled_only=True, groups=together == GROUP)
-    if flat and together != GROUP:
-        tokens = _tokens(b, wide := _linked(b, sampled_only=False))
-        fits = torch.tensor(tokens)[wide] <= token_budget
-        unit = _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
-    tokens = _tokens(b, unit)
+    if not flat or together == GROUP:
+        return unit
+    size = tokens_of(b, wide := _linked(b, sampled_only=False))
+    fits = torch.tensor(size)[wide] <= token_budget
+    return _number(torch.where(fits, wide, unit + int(wide.max()) + 1).tolist())
+
+
+def cut(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Iterator[Batch]:
+    """Micro-batches of whole units, each at most `token_budget` tokens, padding included, and mostly not padding."""
+    unit = units(b, token_budget, together, flat)
+    tokens = tokens_of(b, unit)
     counts, widths = ([1] * len(tokens), [1] * len(tokens)) if flat else (_chains(b, unit), _longest(b, unit))
     parts: list[list[int]] = [[]]
     rows = real = 0
@@ -256,7 +325,7 @@ def _linked(b: Batch, sampled_only: bool, groups: bool = False) -> Tensor:
     return _number([root(i) for i in range(len(leader))])
 
 
-def _tokens(b: Batch, unit: Tensor) -> list[int]:
+def tokens_of(b: Batch, unit: Tensor) -> list[int]:
     """Per unit, the tokens of its turns, each turn counted once."""
     turn, owner = b.structure.member
     pairs = torch.unique(torch.stack([unit[owner], turn]), dim=1)

@@ -160,7 +160,7 @@ def head_of(module: Any) -> Head | None:
         out: Tensor = head(hidden) * scale if scale != 1.0 else head(hidden)
         return torch.tanh(out / cap) * cap if cap else out
 
-    logits.weights = [p for p in head.parameters() if p.requires_grad]  # type: ignore[attr-defined]
+    logits.module = head  # type: ignore[attr-defined]
     return logits if _head_agrees(model, logits) else None
 
 
@@ -282,7 +282,7 @@ def _autocast(x: Tensor) -> Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def _weights(head: Head | None) -> list[Tensor]:
-    return [] if head is None else list(head.weights)  # type: ignore[attr-defined]
+    return [] if head is None else [p for p in head.module.parameters() if p.requires_grad]  # type: ignore[attr-defined]
 
 
 def _vocabulary(head: Callable[[Tensor], Tensor], hidden: Tensor) -> int:
