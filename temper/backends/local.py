@@ -19,6 +19,7 @@ from temper.models import features, layout, load
 from temper.objective import Term
 
 ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
+_ROW_OF = Column("row_of", TRAJECTORY, integer, "the trajectory's row in that batch")
 
 
 FULL, WASTE = 512, 1.25  # a micro-batch of FULL tokens ends where padding would make it WASTE times its tokens
@@ -139,8 +140,12 @@ class LocalLearner:
             if part.size(TOKEN) == 0:
                 continue
             sources = {target: target if target in watched else x for target, x in columns.items()}
-            values = {target: live[x] if isinstance(x, Column) else x(live) for target, x in sources.items()}
+            values = {target: live[x] if isinstance(x, Column) else self._of(x, live) for target, x in sources.items()}
             yield part[ROW], {target: x.detach().cpu() for target, x in values.items()}
+
+    def _of(self, source: Any, live: Batch) -> Tensor:
+        out: Tensor = source(live, self.head) if getattr(source, "takes_head", False) else source(live)
+        return out
 
     def _live(self, part: Batch, watched: Mapping[Column, Any] | None = None) -> Batch:
         """`part` with the live columns: LOGP and ENTROPY on the CPU, HIDDEN where the model is; and what is watched."""
@@ -154,6 +159,27 @@ class LocalLearner:
             part = part.put(target, values)
         part = part.put(LOGP, logp.cpu()).put(ENTROPY, entropy.cpu())
         return part.put(HIDDEN, hidden.float() if hidden.dtype == torch.bfloat16 else hidden)
+
+    def gradient_norms(self, batch: Batch, which: str) -> Tensor:
+        """[trajectories] ‖∇ Σ_t log π(y_t)‖ by the trained weights with `which` in their name; NaN without tokens.
+
+        KeyError names the weights when none is meant.
+        """
+        meant = [p for name, p in self.module.named_parameters() if p.requires_grad and which in name]
+        if not meant:
+            names = sorted({n.rpartition(".")[0] for n, p in self.module.named_parameters() if p.requires_grad})
+            raise KeyError(f"no trained weight has {which!r} in its name; there are {', '.join(names)}")
+        out = torch.full((batch.size(TRAJECTORY),), torch.nan)
+        rows = batch.put(_ROW_OF, torch.arange(batch.size(TRAJECTORY)))
+        for part in cut(rows, self.token_budget, TRAJECTORY, self.flat):
+            if part.size(TOKEN) == 0:
+                continue
+            total = part.sum(self._live(part)[LOGP], TOKEN, TRAJECTORY)
+            for row, mine, n in zip(part[_ROW_OF].tolist(), total, part.count(TOKEN, TRAJECTORY).tolist()):
+                if n:
+                    by = torch.autograd.grad(mine, meant, retain_graph=True, allow_unused=True)
+                    out[row] = sum(float(g.double().pow(2).sum()) for g in by if g is not None) ** 0.5
+        return out
 
     def _scored(self, part: Batch, r: layout.Rectangle) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states, log-probs and entropies of the TOKEN rows."""

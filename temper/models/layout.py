@@ -221,6 +221,19 @@ def score(b: Batch, hidden: Tensor, head: Head | None) -> tuple[Tensor, Tensor]:
     return scored
 
 
+@torch.no_grad()
+def score_norm(b: Batch, hidden: Tensor, head: Head | None) -> Tensor:
+    """[tokens] ‖∇ log π(y)‖² by the tempered logits: 1 − 2 π(y) + Σ_v π(v)². `hidden`: as for `score`."""
+    temperature = b.at(TEMPERATURE, TOKEN).to(hidden.device)
+    temperature = torch.where(temperature > 0, temperature, torch.ones_like(temperature))
+    rows = max(1, CHUNK // (hidden.shape[-1] if head is None else _vocabulary(head, hidden)))
+    out = []
+    for x, ids, t, _, cut in _pieces(hidden, b.token_ids.to(hidden.device), temperature, head, _cuts(b), rows):
+        p = _tempered(x if head is None else head(x), t, cut).softmax(-1)
+        out.append(1 - 2 * p.gather(1, ids[:, None]).squeeze(1) + (p * p).sum(-1))
+    return torch.cat(out) if out else hidden.new_zeros(0)
+
+
 class _Chunked(torch.autograd.Function):
     """`_score_chunk` over `rows` rows at a time; backward computes each chunk again and keeps nothing of it."""
 

@@ -18,11 +18,13 @@ OLD_ENTROPY = ENTROPY.of("old")
 class Read:
     """One forward pass of `policy` without gradient; writes each target column from a live column or a function.
 
-    columns  {target: LOGP, ENTROPY, or a function of the batch with live columns -> [tokens, …]}
+    columns  {target: LOGP, ENTROPY, a function of the batch with live columns -> [tokens, …] (of it and the head, where
+             the function says `takes_head`), or a feature of attention (`temper.parts.attention`)}
     """
 
     policy: Any
     columns: Mapping[Column, Source]
+    kind = "features"
     reads = ()
     uses = (TEMPERATURE, SUPPORT, ALLOWED)
     wanted = True

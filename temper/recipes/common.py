@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ SUITE = "quickstart"  # trained on when no data is given: reasoning-gym tasks th
 
 
 def train_on(
-    method: Callable[[Policy], Method],
+    method: Callable[..., Method],
     *,
     name: str,
     train: Sequence[Task],
@@ -59,6 +60,7 @@ def train_on(
 ) -> Run:
     """Train one policy, in every role of an environment, on tasks that the recipe brings.
 
+    method: policy -> Method, or (policy, judges) -> Method where it judges again what it edits or adds;
     judges: stages that write REWARD, before the method's own; env: the method's own, else one answer to each task.
 
     model          a bundled name, a directory in Hugging Face format, or a hub id
@@ -87,7 +89,7 @@ def train_on(
         device=device, checkpointing=checkpointing, token_budget=token_budget, max_rows=max_rows,
         engine=sampler,
     )  # fmt: skip
-    m = method(policy)
+    m = method(policy, judges) if "judges" in inspect.signature(method).parameters else method(policy)
     if m.env is not None and env not in (None, SingleTurn()):
         raise UserError(f"{name} plays in an environment of its own: leave out system and prefill")
     env = m.env or env or SingleTurn()
@@ -115,7 +117,7 @@ def train_on(
 
 @extends(train_on, without=("train", "held_out", "judges", "env"))
 def post_train(
-    method: Callable[[Policy], Method],
+    method: Callable[..., Method],
     *,
     name: str,
     data: str = SUITE,

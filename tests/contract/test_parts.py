@@ -100,6 +100,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "curricula.Growing": lambda: curricula.Growing(
         lambda level, n: Task(f"l{level}/{n}", "?"), levels=3, bar=0.1, window=2, attempts=2
     ),
+    "demonstrations.AddDemonstration": lambda model: PARTS["demonstrations.AddDemonstration"](opened(model)),
     "drafters.TrainDrafter": drafting,
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
@@ -115,6 +116,8 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "schedules.Linear": lambda: PARTS["schedules.Linear"](1.0, 0.0, 10),
     "schedules.Cosine": lambda: PARTS["schedules.Cosine"](1.0, 0.0, 10),
     "schedules.WarmUp": lambda: PARTS["schedules.WarmUp"](0.5, 10),
+    "score_norms.GradientNorms": lambda model: PARTS["score_norms.GradientNorms"](opened(model), "wte"),
+    "score_norms.ScoreNorm": lambda model: attended(model, PARTS["score_norms.ScoreNorm"]()),
     "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
     "steps.StepGroup": lambda model: PARTS["steps.StepGroup"](opened(model), ToolUse(), 2, sampling=SHORT),
     "values.ReadValue": lambda: values.ReadValue(ready_head()),
