@@ -30,6 +30,7 @@ from temper.columns import (
     TURN_REWARD,
     TURN_TEXT,
     VERSION,
+    Column,
 )  # fmt: skip
 from temper.episode import ENV, Episode, Trajectory, Turn
 
@@ -170,24 +171,27 @@ class _Builder:
             ALLOWED: [t.allowed for t in self.turns],
         }
         j = self.trajectories
-        trajectory = {ROLE: [t.role for t in j], OUTCOME: [t.outcome for t in j], INFO: [t.info for t in j]}
+        trajectory: dict[Column, Any] = {
+            ROLE: [t.role for t in j],
+            OUTCOME: [t.outcome for t in j],
+            INFO: [t.info for t in j],
+            EPISODE: torch.tensor(self.play, dtype=torch.int64),
+        }
         e = self.first
         group = {TASK: [x.task for x in e], REQUEST: [x.request for x in e], SPLIT: [x.split for x in e]}
         group[GROUP_KEY] = [key for _, _, key in self.group_row]
-        batch = Batch(structure).put(EPISODE, torch.tensor(self.play, dtype=torch.int64))
-        for column, values in {**turn, **trajectory, **group}.items():
-            batch = batch.put(column, values)
         rows = [t for t, kept in zip(self.turns, taken) if kept]
+        more: dict[Column, Any] = {}
         if any(t.logp is not None for t in rows):
             logp = [v for t in rows for v in (t.logp if t.logp is not None else [torch.nan] * len(t.ids))]
-            batch = batch.put(LOGP.of("behaviour"), _floats(logp))
+            more[BEHAVIOUR] = _floats(logp)
         if any(t.reward is not None for t in j):
-            batch = batch.put(REWARD, _floats(torch.nan if t.reward is None else t.reward for t in j))
+            more[REWARD] = _floats(torch.nan if t.reward is None else t.reward for t in j)
         if any(t.reward is not None for t in self.turns):
-            batch = batch.put(TURN_REWARD, _floats(torch.nan if t.reward is None else t.reward for t in self.turns))
+            more[TURN_REWARD] = _floats(torch.nan if t.reward is None else t.reward for t in self.turns)
         for name in dict.fromkeys(n for t in j for n in t.rewards):
-            batch = batch.put(REWARD.of(name), _floats(t.rewards.get(name, torch.nan) for t in j))
-        return batch
+            more[REWARD.of(name)] = _floats(t.rewards.get(name, torch.nan) for t in j)
+        return Batch(structure).put_all({**turn, **trajectory, **group, **more})
 
 
 def _floats(values: Iterable[float]) -> torch.Tensor:

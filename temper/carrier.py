@@ -67,8 +67,13 @@ class Structure:
             out[owner].append(turn)
         return out
 
+    @cached_property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """How many rows each level has."""
+        return self.token_turn.shape[0], self.parent.shape[0], self.group.shape[0], self.groups
+
     def size(self, level: Level) -> int:
-        return (len(self.token_turn), len(self.parent), len(self.group), self.groups)[level]
+        return self.sizes[level]
 
 
 class Batch:
@@ -101,13 +106,15 @@ class Batch:
 
     def put(self, column: Column, values: Any) -> Batch:
         """A new batch with `column` written. ValueError when length or dtype do not fit the declaration."""
-        if self._trace is not None:
-            self._trace.add(("write", column.name))
-        n = self.size(column.level)
-        if len(values) != n:
-            raise ValueError(f"{column.name!r} has {len(values)} values for {n} {column.level.name} rows")
-        _check_dtype(column, values)
-        return Batch(self.structure, {**self._columns, column.name: (column, values)}, self._trace)
+        return self.put_all({column: values})
+
+    def put_all(self, columns: Mapping[Column, Any]) -> Batch:
+        """`put` of several."""
+        for column, values in columns.items():
+            if self._trace is not None:
+                self._trace.add(("write", column.name))
+            _check(column, values, self.structure.sizes[column.level])
+        return Batch(self.structure, {**self._columns, **{c.name: (c, v) for c, v in columns.items()}}, self._trace)
 
     def traced(self, trace: set[Any]) -> Batch:
         """The same batch, recording every read and write of a column into `trace`."""
@@ -134,7 +141,7 @@ class Batch:
     def sum(self, x: Tensor, lo: Level, hi: Level) -> Tensor:
         """Sum of x over the rows below each `hi` row, NaN left out; a row with only NaN below is NaN, with none 0."""
         total, valid, rows = self._up(x, lo, hi)
-        if not x.is_floating_point():
+        if valid is rows:  # no NaN
             return total
         return torch.where(_like((rows > 0) & (valid == 0), total), torch.full_like(total, torch.nan), total)
 
@@ -299,7 +306,10 @@ class Grouping:
         return x[self.index]
 
 
-def _check_dtype(column: Column, values: Any) -> None:
+def _check(column: Column, values: Any, n: int) -> None:
+    found = values.shape[0] if isinstance(values, Tensor) else len(values)
+    if found != n:
+        raise ValueError(f"{column.name!r} has {found} values for {n} {column.level.name} rows")
     if column.dtype == anything:
         fits = isinstance(values, list)
     elif not isinstance(values, Tensor):

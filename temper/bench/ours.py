@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,12 +32,16 @@ STEPS = 1_000_000
 class Letters:
     """Reward: the share of lower-case letters among the sampled tokens."""
 
+    spent: dict[str, float] = field(default_factory=dict)  # CPU seconds by part
     reads = ()
     writes = (REWARD,)
 
     async def __call__(self, b: Batch) -> Batch:
+        began = time.process_time()
         hit = ((b.token_ids >= 97) & (b.token_ids < 123)).float()
-        return b.put(REWARD, b.mean(hit, TOKEN, TRAJECTORY))
+        made = b.put(REWARD, b.mean(hit, TOKEN, TRAJECTORY))
+        self.spent["reward"] = self.spent.get("reward", 0.0) + time.process_time() - began
+        return made
 
 
 @dataclass
@@ -56,7 +61,7 @@ class Looking:
         return chat.record.episode()
 
 
-def run_of(workload: Workload, model: str) -> Run:
+def run_of(workload: Workload, model: str, spent: dict[str, float] | None = None) -> Run:
     policy = Policy(model=model, optimizer=AdamW(lr=1e-6), device="cpu")
     method = grpo(policy, beta=0.0)
     tasks = [Task(str(i), text) for i, text in enumerate(workload.prompts())]
@@ -65,7 +70,7 @@ def run_of(workload: Workload, model: str) -> Run:
         env=SingleTurn() if workload.turns == 1 else Looking(workload.turns, observed),
         curriculum=Shuffled(tasks, workload.attempts),
         roles={"solver": policy},
-        on_group=[Letters(), *method.on_group],
+        on_group=[Letters({} if spent is None else spent), *method.on_group],
         on_batch=method.on_batch,
         updates=[Update(policy, method.terms)],
         steps=STEPS,
@@ -75,11 +80,13 @@ def run_of(workload: Workload, model: str) -> Run:
     )
 
 
-def loop(workload: Workload, model: str, told: dict[str, Any]) -> Callable[[Callable[[], None]], None]:
-    """The training loop; `told` gets the metrics of the last step."""
+def loop(
+    workload: Workload, model: str, told: dict[str, Any], spent: dict[str, float] | None = None
+) -> Callable[[Callable[[], None]], None]:
+    """The training loop; `told` gets the metrics of the last step, `spent` the CPU seconds of rewards."""
 
     def go(tick: Callable[[], None]) -> None:
-        run = run_of(workload, model)
+        run = run_of(workload, model, spent)
 
         class Probe:
             async def __call__(self, run: Run, step: int) -> dict[str, float]:
