@@ -60,6 +60,11 @@ def trained(recipe: Callable[..., Any], seed: int, folder: Path, **options: Any)
     run = recipe(seed=seed, **options)
     run.out, run.threads = folder, 1
     asyncio.run(train(run))
+    return figures_of(folder)
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """The figures of a run's summary, and the mean of every metric over the last fifth of its steps."""
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     late = lines[-max(1, len(lines) // 5) :]
