@@ -73,8 +73,17 @@ class LocalLearner:
         self.changed = False  # weights were copied in from elsewhere
 
     def _prepare(self) -> None:
-        """What is trained, and its optimiser."""
-        self.trained = [p for p in self.module.parameters() if p.requires_grad] + list(self.own.parameters())
+        self._train([p for p in self.module.parameters() if p.requires_grad])
+
+    @property
+    def names(self) -> list[str]:
+        """Of what is trained, in order."""
+        own = [f"own/{n}" for n, _ in self.own.named_parameters()]
+        return [*(n for n, p in self.module.named_parameters() if p.requires_grad), *own]
+
+    def _train(self, weights: list[nn.Parameter]) -> None:
+        """What is trained beside the terms' own, and the optimiser."""
+        self.trained = [*weights, *self.own.parameters()]
         self.optimizer = torch.optim.AdamW(
             self.trained,
             lr=self.spec.rate(0),
@@ -227,6 +236,10 @@ class LocalLearner:
 
     def restore(self, folder: Path) -> None:
         state = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")
+        if "sharded" in state:
+            from temper.backends import fsdp_state
+
+            state |= fsdp_state.training_of(folder, self.names, self.optimizer.state_dict())
         self.load(state["weights"])
         self.own.load_state_dict(state["own"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -236,7 +249,7 @@ class LocalLearner:
 def objective(live: Batch, weighed: Iterable[Weighed], totals: dict[str, float]) -> Tensor:
     """The micro-batch's share of the objective; adds that of its metrics to `totals`."""
     loss: Tensor = torch.zeros(())
-    for w in weighed:
+    for w in weighed if live.size(TRAJECTORY) else ():
         weights = live[w.weights]
         values, metrics = w.term.values(live)
         kept = torch.where(weights > 0, values, torch.zeros_like(values))
