@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,17 +202,18 @@ def pick_device(device: str = "auto") -> torch.device:
         raise UserError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:1 and so on")
 
 
-def save_model(module: Any, tokenizer: Any, folder: Path) -> None:
+def save_model(module: Any, tokenizer: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
     """A Hugging Face directory (or PEFT's layout for adapters), with tokenizer, chat template and generation config.
 
     The generation config names every token at which Temper's sampler stops, so that `generate` stops there too.
+    weights  the module's state, where it is not in the module as a whole
     """
     folder.mkdir(parents=True, exist_ok=True)
     generation = getattr(plain(module), "generation_config", None)
     if generation is not None and tokenizer is not None:
         generation.eos_token_id = list(end_ids(module, tokenizer))
     with _quiet():
-        module.save_pretrained(folder)
+        module.save_pretrained(folder, state_dict=weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
