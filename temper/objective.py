@@ -31,7 +31,8 @@ class Loss(Protocol):
     """A callable Batch -> Tensor [rows of `level`], or (Tensor, {metric name: Tensor [rows]}).
 
     Inside it the batch holds the live columns LOGP, ENTROPY (and HIDDEN when read) of the policy being trained.
-    Optional attributes: `reads` (columns it needs), `level` (default TOKEN), `module(width)` (own parameters).
+    Optional attributes: `reads` (columns it needs), `level` (default TOKEN), `modules` (own parameters), `factors`
+    (columns that it is a multiple of: where one is 0, so are the row's value and its gradient).
     """
 
     def __call__(self, b: Batch) -> Tensor | tuple[Tensor, dict[str, Tensor]]: ...
@@ -122,6 +123,13 @@ class Term:
     def weights(self, b: Batch) -> Tensor:
         """[rows of level] without the coefficient; their denominators are those of the whole of `b`."""
         return self.per(b, self.live(b))
+
+    def learns(self, b: Batch, weights: Tensor) -> Tensor:
+        """[rows of level] bool: the rows whose gradient is not known to be 0 before the forward pass."""
+        rows = weights > 0
+        for column in getattr(self.loss, "factors", ()):
+            rows = rows & (b.at(column, self.level) != 0)
+        return rows
 
     def values(self, b: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of every row, and its metrics. Dead rows stay harmless: no NaN token inputs, no gradient."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,24 @@ from torch import Tensor, nn
 
 from temper.backends.base import AdamW, Source, Weights
 from temper.carrier import Batch
-from temper.columns import ENTROPY, GROUP, HIDDEN, LOGP, TOKEN, TRAJECTORY, Column, Level, floating, integer
+from temper.columns import (
+    ENTROPY,
+    GROUP,
+    HIDDEN,
+    LOGP,
+    TEMPERATURE,
+    TOKEN,
+    TRAJECTORY,
+    TURN,
+    Column,
+    Level,
+    floating,
+    integer,
+)  # fmt: skip
 from temper.models import features, layout, load
 from temper.objective import Term
 
+BEHAVIOUR = LOGP.of("behaviour")
 ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
 _ROW_OF = Column("row_of", TRAJECTORY, integer, "the trajectory's row in that batch")
 
@@ -28,7 +42,7 @@ Piece = tuple[Tensor, dict[Column, Tensor]]  # rows of the TOKEN table, and the 
 
 @dataclass(frozen=True)
 class Weighed:
-    """A term in one optimiser step: its coefficient, the column of its weights, and their sum over the whole step."""
+    """A term in one optimiser step: its coefficient, the column of its weights, and their sum over what is computed."""
 
     term: Term
     coef: float
@@ -37,13 +51,20 @@ class Weighed:
 
 
 def weigh(batch: Batch, terms: Iterable[Term], step: int) -> tuple[Batch, list[Weighed]]:
-    """Every term's weights, computed on the whole of `batch` before it is cut up, as columns of it."""
-    weighed = []
-    for t in terms:
-        weights, column = t.weights(batch), Column(f"weight:{t.name}", t.level, floating)
-        weighed.append(Weighed(t, t.coefficient(step), column, float(weights.sum().clamp(min=1e-12))))
-        batch = batch.put(column, weights)
-    return batch, weighed
+    """Every term's weights, from the whole of `batch` before it is cut up, as columns of what is to be computed of it.
+
+    What no term can learn from is left out (`computed`).
+    """
+    columns = {t.name: Column(f"weight:{t.name}", t.level, floating) for t in terms}
+    batch = batch.put_all({columns[t.name]: t.weights(batch) for t in terms})
+    seen = computed(batch, [(t, batch[columns[t.name]]) for t in terms])
+    totals = {t.name: float(seen[columns[t.name]].sum().clamp(min=1e-12)) for t in terms}
+    return seen, [Weighed(t, t.coefficient(step), columns[t.name], totals[t.name]) for t in terms]
+
+
+def level_of(terms: Iterable[Term]) -> Level:
+    """What has to stay in one micro-batch: a group when a term lives there, else a trajectory."""
+    return GROUP if any(t.level == GROUP for t in terms) else TRAJECTORY
 
 
 class LocalLearner:
@@ -95,13 +116,14 @@ class LocalLearner:
     # training ------------------------------------------------------------------------------------------------------
 
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
-        """One optimiser step on the whole of `batch`."""
-        batch, weighed = weigh(batch, terms, self.step)
-        return {**summed([self._accumulate(batch, weighed)], weighed), **self._optimise()}
+        """One optimiser step on the whole of `batch`, of which only what terms can learn from is computed."""
+        seen, weighed = weigh(batch, terms, self.step)
+        metrics = summed([self._accumulate(seen, weighed)], weighed)
+        return {**with_rest(metrics, batch, seen), **self._optimise()}
 
     def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
         """The gradient of the objective, micro-batch by micro-batch; returns sums of its metrics."""
-        together = GROUP if any(w.term.level == GROUP for w in weighed) else TRAJECTORY
+        together = level_of(w.term for w in weighed)
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         with self._recomputing():
@@ -199,7 +221,10 @@ class LocalLearner:
     def _recomputing(self) -> Iterator[None]:
         """Gradient checkpointing acts in train mode only, where models sample without a cache: train mode just here."""
         inner = load.plain(self.module)
-        inner.train(bool(getattr(inner, "is_gradient_checkpointing", False)))
+        if not getattr(inner, "is_gradient_checkpointing", False):
+            yield
+            return
+        inner.train()
         try:
             yield
         finally:
@@ -269,6 +294,24 @@ def summed(shares: Iterable[Mapping[str, float]], weighed: Iterable[Weighed]) ->
     return {**totals, "loss": sum(w.coef * totals.get(f"loss/{w.term.name}", 0.0) for w in weighed)}
 
 
+def with_rest(metrics: dict[str, float], whole: Batch, seen: Batch) -> dict[str, float]:
+    """Metrics of what was computed; the entropy is a mean over what was not, too.
+
+    There −log p of the token that was drawn stands for it, whose mean it is. Not for greedy tokens, and demonstrations.
+    """
+    if seen is whole or BEHAVIOUR not in whole or "entropy" not in metrics:
+        return metrics
+    (all_, n), (mine, m) = _surprise(whole), _surprise(seen)
+    counted = seen.size(TOKEN) + n - m
+    return {**metrics, "entropy": (metrics["entropy"] * seen.size(TOKEN) + all_ - mine) / max(1, counted)}
+
+
+def _surprise(b: Batch) -> tuple[float, int]:
+    """(Σ −log p, how many) over the tokens that were drawn at random."""
+    drawn = b[BEHAVIOUR][b.at(TEMPERATURE, TOKEN) > 0].double()
+    return -float(drawn.nansum()), int((~drawn.isnan()).sum())
+
+
 def written(batch: Batch, columns: Iterable[Column], pieces: Iterable[Piece]) -> Batch:
     """`batch` with columns put together from pieces."""
     out: dict[Column, Tensor] = {}
@@ -280,6 +323,38 @@ def written(batch: Batch, columns: Iterable[Column], pieces: Iterable[Piece]) ->
     for target in columns:
         batch = batch.put(target, out.get(target, torch.zeros(0)))
     return batch
+
+
+def computed(b: Batch, terms: Sequence[tuple[Term, Tensor]]) -> Batch:
+    """The part of `b` that can have a gradient: every unit (see `units`) with a row that some term learns from.
+
+    terms  each with its weights [rows of its level]
+    At least one unit is left: the optimiser is to see a gradient of zeros, not none.
+    """
+    rows = torch.zeros(b.size(TRAJECTORY), dtype=torch.bool)
+    for term, w in terms:
+        rows |= _any(b, term.learns(b, w), term.level)
+    if bool(rows.all()) or not len(rows):
+        return b
+    unit = _linked(b, sampled_only=True, groups=level_of(t for t, _ in terms) == GROUP)
+    keep = torch.zeros(int(unit.max()) + 1, dtype=torch.bool)
+    keep[unit[rows]] = True
+    if not bool(keep.any()):
+        tokens = _sampled_tokens(b, unit)
+        keep[torch.where(tokens > 0, tokens, tokens.max() + 1).argmin()] = True
+    return b.select(keep[unit])
+
+
+def _any(b: Batch, rows: Tensor, level: Level) -> Tensor:
+    """[trajectories] whether one of `rows` [rows of level] belongs to it."""
+    if level > TRAJECTORY:
+        return rows[b.structure.group]
+    return b.sum(rows.float(), level, TRAJECTORY) > 0
+
+
+def _sampled_tokens(b: Batch, unit: Tensor) -> Tensor:
+    """[units] tokens that the trajectories of each sampled."""
+    return torch.zeros(int(unit.max()) + 1).index_add(0, unit, b.count(TOKEN, TRAJECTORY))
 
 
 def units(b: Batch, token_budget: int, together: Level, flat: bool = False) -> Tensor:
@@ -346,22 +421,20 @@ def _linked(b: Batch, sampled_only: bool, groups: bool = False) -> Tensor:
     if sampled_only:
         keep = b.structure.sampled[turn]
         turn, owner = turn[keep], owner[keep]
-    leader = list(range(b.size(TRAJECTORY)))
+    first = torch.arange(b.size(TRAJECTORY))  # the first trajectory that each is known to be linked to
+    while True:
+        found = _lowest(first, turn, owner, b.size(TURN))
+        found = _lowest(found, b.structure.group, torch.arange(len(found)), b.size(GROUP)) if groups else found
+        found = found[found]
+        if torch.equal(found, first):
+            return torch.unique(first, return_inverse=True)[1]
+        first = found
 
-    def root(i: int) -> int:
-        while leader[i] != i:
-            leader[i] = leader[leader[i]]
-            i = leader[i]
-        return i
 
-    first: dict[int, int] = {}
-    for u, j in zip(turn.tolist(), owner.tolist()):
-        leader[root(j)] = root(first.setdefault(u, j))
-    if groups:
-        head: dict[int, int] = {}
-        for j, g in enumerate(b.structure.group.tolist()):
-            leader[root(j)] = root(head.setdefault(g, j))
-    return _number([root(i) for i in range(len(leader))])
+def _lowest(first: Tensor, key: Tensor, owner: Tensor, keys: int) -> Tensor:
+    """`first`, lowered to the lowest of those that share a key."""
+    least = torch.full((keys,), len(first)).scatter_reduce(0, key, first[owner], "amin")
+    return first.scatter_reduce(0, owner, least[key], "amin")
 
 
 def tokens_of(b: Batch, unit: Tensor) -> list[int]:
@@ -390,8 +463,7 @@ def _add(totals: dict[str, float], name: str, weights: Tensor, values: Tensor) -
 def _diagnose(totals: dict[str, float], live: Batch, tokens: int) -> None:
     """Entropy, and how far the policy is from the sampler's log-probs (k3 estimate, nats a token)."""
     totals["entropy"] = totals.get("entropy", 0.0) + float(live[ENTROPY].detach().sum()) / tokens
-    behaviour = LOGP.of("behaviour")
-    if behaviour in live:
-        d = (live[LOGP].detach() - live[behaviour]).nan_to_num(nan=0.0).clamp(-20, 20)
+    if BEHAVIOUR in live:
+        d = (live[LOGP].detach() - live[BEHAVIOUR]).nan_to_num(nan=0.0).clamp(-20, 20)
         k3 = torch.expm1(d) - d
         totals["policy_kl"] = totals.get("policy_kl", 0.0) + float(k3.sum()) / tokens

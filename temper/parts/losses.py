@@ -57,6 +57,7 @@ class Reinforce:
     """−A·log π (Williams 1992). Off-policy, with the weight sg(ρ): CISPO without bounds."""
 
     reads = (LOGP, ADVANTAGE)
+    factors = (ADVANTAGE,)
 
     def __call__(self, b: Batch) -> Tensor:
         return -b[ADVANTAGE] * b[LOGP]
@@ -69,6 +70,7 @@ class Surrogate:
     _: KW_ONLY
     old: Column = BEHAVIOUR
     also: ClassVar[tuple[Column, ...]] = ()
+    factors: ClassVar[tuple[Column, ...]] = (ADVANTAGE,)
 
     @property
     def reads(self) -> tuple[Column, ...]:
@@ -201,6 +203,7 @@ class KLCov(Surrogate):
 
     coef: float = 1.0
     selected: Column = KL_SELECTED
+    factors: ClassVar[tuple[Column, ...]] = ()
 
     @property
     def reads(self) -> tuple[Column, ...]:
@@ -234,6 +237,10 @@ class Weighted:
         return (*self.loss.reads, *self.weights)
 
     @property
+    def factors(self) -> tuple[Column, ...]:
+        return (*getattr(self.loss, "factors", ()), *self.weights)
+
+    @property
     def modules(self) -> tuple[Any, ...]:
         return getattr(self.loss, "modules", ())
 
@@ -260,6 +267,10 @@ class OffPolicyMask:
     @property
     def reads(self) -> tuple[Column, ...]:
         return tuple(dict.fromkeys((*self.loss.reads, LOGP, ADVANTAGE, LIVE, self.behaviour)))
+
+    @property
+    def factors(self) -> tuple[Column, ...]:
+        return getattr(self.loss, "factors", ())
 
     def __call__(self, b: Batch) -> Values:
         out = self.loss(b)

@@ -85,7 +85,8 @@ def check_term(term: Term, batch: Batch | None = None) -> None:
     batch  with the columns that it reads, but for the live ones (None: a toy batch)
 
     Checked: its loss reads what it declares; values and metrics have a row for each row of its level; value and
-    gradient are finite where the term applies, and the same for any cut of the batch (1e-12 in float64).
+    gradient are finite where the term applies, and the same for any cut of the batch (1e-12 in float64); both are 0
+    where one of the columns is that it calls its `factors`.
     """
     name = f"term {term.name!r}"
     b = toy_batch(term.reads) if batch is None else batch
@@ -102,6 +103,20 @@ def check_term(term: Term, batch: Batch | None = None) -> None:
     for mine, other in zip(whole, split):
         gap = float((mine - other).abs().max())
         assert gap < 1e-12, f"{name} depends on how the batch is cut into micro-batches (by {gap:.1e})"
+    for column in getattr(term.loss, "factors", ()):
+        _check_factor(name, term, live, column, leaves)
+
+
+def _check_factor(name: str, term: Term, live: Batch, column: Column, leaves: list[Tensor]) -> None:
+    """Every second row of `column` is 0, and those rows of the term teach nothing."""
+    off = torch.arange(live.size(column.level)) % 2 == 0
+    some = live.put(column, live[column].masked_fill(off, 0.0))
+    values, _ = term.values(some)
+    mute = values[(some.at(column, term.level) == 0) & (term.live(some) > 0)]
+    assert not bool((mute != 0).any()), f"{name} calls {column.name} a factor, and has a value where it is 0"
+    grads = torch.autograd.grad(mute.sum(), leaves, allow_unused=True) if mute.requires_grad else []
+    taught = any(bool((g != 0).any()) for g in grads if g is not None)
+    assert not taught, f"{name} calls {column.name} a factor, and has a gradient where it is 0"
 
 
 def _check_values(name: str, term: Term, live: Batch) -> None:

@@ -137,10 +137,25 @@ class Logarithm:
         return b[ADVANTAGE].log() * b[LOGP]
 
 
+class NoFactor:
+    """Says that nothing is learned without an advantage, and learns."""
+
+    reads = (LOGP, ADVANTAGE)
+    factors = (ADVANTAGE,)
+
+    def __init__(self, offset: float):
+        self.offset = offset
+
+    def __call__(self, b: Batch) -> Any:
+        logp = b[LOGP]
+        return (self.offset - b[ADVANTAGE]) * logp + 0.1 * (logp - logp.detach())
+
+
 @pytest.mark.parametrize(
     "loss, complaint",
     [(LocalMean(), "cut into micro-batches"), (NotRead(), "does not read it"), (Averaged(), "has values of shape"),
-     (LiveMetric(), "carries a gradient"), (Logarithm(), "not finite")],
+     (LiveMetric(), "carries a gradient"), (Logarithm(), "not finite"),
+     (NoFactor(1.0), "has a value where it is 0"), (NoFactor(0.0), "has a gradient where it is 0")],
 )  # fmt: skip
 def test_a_term_that_lies_is_caught(loss: Any, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
