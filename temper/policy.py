@@ -26,6 +26,7 @@ class Policy:
     max_rows      sequences that the sampler decodes at once
     drafts        guesses of the next tokens, which save passes and change none (`temper.backends.speculate`)
     engine        what samples: "local", "vllm", or temper.backends.vllm.VLLM(…) with settings of its own
+    backend       where it lives when it is not in this process: what opens it there (temper.backends.ray.Ray)
     """
 
     name: str = "policy"
@@ -40,6 +41,7 @@ class Policy:
     max_rows: int = 1024
     drafts: Speculation | None = None
     engine: Any = "local"
+    backend: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "max_rows"):
@@ -66,6 +68,9 @@ class Policy:
         if self.engine != "local":
             installed()
         self._tokenizer = load.load_tokenizer(self.model)
+        if self.backend is not None:
+            self._learner, self._sampler = self.backend.open(self, modules)
+            return
         module = load.load_model(
             self.model, dtype=self.dtype, device=self.device, lora=self.lora, checkpointing=self.checkpointing
         )
@@ -94,9 +99,12 @@ class Policy:
             self._sampler = VLLMSampler(module, self._tokenizer, settings, **served)
 
     def close(self) -> None:
-        if hasattr(self._sampler, "close"):
-            self._sampler.close()
+        for part in (self._sampler, self._learner):
+            if hasattr(part, "close"):
+                part.close()
         self._learner = self._sampler = None
+        if self.backend is not None:
+            self.backend.release(self)
 
     @property
     def learner(self) -> Learner:
@@ -144,6 +152,9 @@ class BaseOf(Policy):
 
         learner: Any = self.policy.learner
         self._tokenizer = self.policy.tokenizer
+        if self.backend is not None:
+            self._learner, self._sampler = self.backend.open(self, modules)
+            return
         self._learner = BaseLearner(learner)
         self._sampler = BaseSampler(learner.module, self._tokenizer, max_rows=self.max_rows, autocast=learner.autocast)
 

@@ -70,7 +70,7 @@ class Rewards:
             raise UserError(f"{len(self._weights)} reward weights for {len(self._rewards)} functions")
         if not all(map(math.isfinite, self._weights)):
             raise UserError(f"reward weights must be finite numbers, got {', '.join(map(str, self._weights))}")
-        self._pool = Pool([r.reference for r in self._rewards], self.timeout, self.workers)
+        self.pool = Pool([r.reference for r in self._rewards], self.timeout, self.workers)
         self._failed = 0
         self._tallies = Tally(), Tally()  # of training, of evaluation
 
@@ -151,7 +151,7 @@ class Rewards:
                 calls.append(Call(0, k, arguments, len(members), reward.signature.many))
                 owners.append(members)
         judged: Judged = [{} for _ in self._rewards]
-        for call, members, verdicts in zip(calls, owners, await self._pool.run(calls)):
+        for call, members, verdicts in zip(calls, owners, await self.pool.run(calls)):
             judged[call.function] |= dict(zip(members, verdicts))
         return judged
 
@@ -169,7 +169,7 @@ class Rewards:
 
     def close(self) -> None:
         """Kill the workers (a later call starts new ones)."""
-        self._pool.close()
+        self.pool.close()
 
 
 @dataclass
