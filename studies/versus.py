@@ -19,8 +19,8 @@ from temper.run import Run
 SIZES: dict[str, Any] = {"groups": 8, "attempts": 8, "eval_tasks": 140, "eval_attempts": 4, "save_every": 0}
 SAMPLED = 40_000  # tokens of an arm
 SETTING = (
-    "temper-tiny on its quickstart suite, 8 tasks × 8 attempts a step, the recipe's other defaults; arms of a seed share "
-    "tasks and random streams and end after 40,000 sampled tokens. pass@1: 140 held-out questions × 4 attempts."
+    "temper-tiny on its quickstart suite, 8 tasks × 8 attempts a step, the recipe's other defaults; arms of a seed "
+    "share tasks and random streams and end after 40,000 sampled tokens. pass@1: 140 held-out questions × 4 attempts."
 )
 
 
