@@ -137,7 +137,7 @@ class Ledger:
         """Count what an open policy's sampler and learner are asked; plays: it has a role in the run."""
         learner, sampler = policy.learner, policy.sampler
         module = getattr(learner, "module", None)
-        shape = Shape.of(module) if module is not None else None
+        shape = Shape.of(module) if module is not None else getattr(learner, "shape", None)  # it lives elsewhere
         self.known = self.known and shape is not None
         flat = bool(getattr(learner, "flat", False))
         sample, read, update = sampler.sample, learner.read, learner.update
