@@ -118,8 +118,15 @@ class LocalLearner:
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
         """One optimiser step on the whole of `batch`, of which only what terms can learn from is computed."""
         seen, weighed = weigh(batch, terms, self.step)
-        metrics = summed([self._accumulate(seen, weighed)], weighed)
-        return {**with_rest(metrics, batch, seen), **self._optimise()}
+        return with_rest(self.advance(seen, weighed), batch, seen)
+
+    def advance(self, seen: Batch, weighed: list[Weighed]) -> dict[str, float]:
+        """One optimiser step on what `weigh` left."""
+        metrics = summed(self._shares(self._accumulate(seen, weighed)), weighed)
+        return {**metrics, **self._optimise()}
+
+    def _shares(self, totals: dict[str, float]) -> list[dict[str, float]]:
+        return [totals]
 
     def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
         """The gradient of the objective, micro-batch by micro-batch; returns sums of its metrics."""
