@@ -26,6 +26,8 @@ class Policy:
     max_rows      sequences that the sampler decodes at once
     drafts        guesses of the next tokens, which save passes and change none (`temper.backends.speculate`)
     engine        what samples: "local", "vllm", or temper.backends.vllm.VLLM(…) with settings of its own
+    learners      processes that share its training: weights, gradients and optimiser are sharded over them (FSDP2)
+    sharding      temper.backends.fsdp.FSDP(…), how; with it one learner is a process of its own too
     backend       where it lives when it is not in this process: what opens it there (temper.backends.ray.Ray)
     """
 
@@ -41,10 +43,12 @@ class Policy:
     max_rows: int = 1024
     drafts: Speculation | None = None
     engine: Any = "local"
+    learners: int = 1
+    sharding: Any = None
     backend: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("token_budget", "max_rows"):
+        for name in ("token_budget", "max_rows", "learners"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if isinstance(self.engine, str) and self.engine not in (known := ("local", "vllm")):
@@ -71,6 +75,7 @@ class Policy:
         if self.backend is not None:
             self._learner, self._sampler = self.backend.open(self, modules)
             return
+        random = torch.get_rng_state()
         module = load.load_model(
             self.model, dtype=self.dtype, device=self.device, lora=self.lora, checkpointing=self.checkpointing
         )
@@ -83,20 +88,33 @@ class Policy:
             if self.dtype == "float64":
                 m.double()
         autocast = torch.bfloat16 if self.dtype == "bfloat16" else None
-        self._learner = LocalLearner(
-            module,
-            self.optimizer,
-            modules,
-            tokenizer=self._tokenizer,
-            token_budget=self.token_budget,
-            autocast=autocast,
-        )
+        if self.learners > 1 or self.sharding is not None:
+            self._learner = self._sharded(module, modules, random)
+        else:
+            self._learner = LocalLearner(
+                module,
+                self.optimizer,
+                modules,
+                tokenizer=self._tokenizer,
+                token_budget=self.token_budget,
+                autocast=autocast,
+            )
         served: dict[str, Any] = {"max_rows": self.max_rows, "autocast": autocast}
         if self.engine == "local":
             self._sampler = LocalSampler(module, self._tokenizer, drafts=self.drafts, **served)
         else:
             settings = VLLM() if self.engine == "vllm" else self.engine
             self._sampler = VLLMSampler(module, self._tokenizer, settings, **served)
+
+    def _sharded(self, module: Any, modules: list[Any], random: Any) -> Learner:
+        """A learner in processes of its own. random: what fresh adapters of `module` were drawn with."""
+        from temper.backends.fsdp import setup_of
+        from temper.backends.fsdp_learner import FSDPLearner
+        from temper.backends.fsdp_processes import Processes
+
+        setup = setup_of(self, modules, random)
+        ranks = Processes(self.learners, setup.sharding.timeout, self.name)
+        return FSDPLearner(setup, ranks, module, self._tokenizer)
 
     def close(self) -> None:
         for part in (self._sampler, self._learner):
@@ -155,7 +173,7 @@ class BaseOf(Policy):
         if self.backend is not None:
             self._learner, self._sampler = self.backend.open(self, modules)
             return
-        self._learner = BaseLearner(learner)
+        self._learner = learner.base() if hasattr(learner, "base") else BaseLearner(learner)
         self._sampler = BaseSampler(learner.module, self._tokenizer, max_rows=self.max_rows, autocast=learner.autocast)
 
 

@@ -1,10 +1,11 @@
 """One rank of a sharded learner: FSDP2 (`torch.distributed.fsdp.fully_shard`) over a process group.
 
-A `Rank` lives in one process of the group (gloo on CPUs, NCCL on GPUs) and knows nothing of who started it. All ranks
-are called alike. Each is given the whole batch, and takes its share of the units (trajectories, groups) that travel
-together; the weights of every row were computed on the whole optimiser step, so the ranks' gradients are summed and no
-denominator depends on their number. A rank that has fewer micro-batches than another makes passes that count for
-nothing, since every pass gathers weights from all of them.
+A `Rank` lives in one process of the group (gloo on CPUs, NCCL on GPUs) and knows nothing of who started it. It is a
+Learner whose every method must be called on all ranks alike, and answers on each of them for the whole. Each is given
+the whole batch, and takes its share of the units (trajectories, groups) that travel together; the weights of every row
+were computed on the whole optimiser step, so the ranks' gradients are summed and no denominator depends on their
+number. A rank that has fewer micro-batches than another makes passes that count for nothing, since every pass gathers
+weights from all of them.
 
 Weights, gradients and the optimiser's moments are sharded, row by row; the parameters that terms own (a value head) are
 whole on every rank. See `temper.backends.fsdp_learner` for the Learner that starts ranks, and
@@ -14,9 +15,8 @@ whole on every rank. See `temper.backends.fsdp_learner` for the Learner that sta
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from temper.backends import fsdp_state
 from temper.backends.base import AdamW, Lora, Source, Weights
-from temper.backends.local import LocalLearner, Piece, Weighed, tokens_of, units
+from temper.backends.fsdp_group import device_of, everyone, exchanged, join
+from temper.backends.fsdp_tensors import copy, local, norm, shard, whole
+from temper.backends.local import LocalLearner, Piece, Weighed, tokens_of, units, written
 from temper.carrier import Batch
 from temper.columns import TOKEN, TRAJECTORY, Column, Level
 from temper.episode import ENV, Episode, Trajectory, Turn
 from temper.errors import UserError
 from temper.models import layout, load
-from temper.objective import Term
 from temper.tasks.task import Task
+
+__all__ = ["FSDP", "Rank", "Setup", "join", "setup_of"]
 
 
 @dataclass(frozen=True)
@@ -92,21 +94,11 @@ class Setup:
         )  # fmt: skip
 
 
-def device_of(device: str) -> torch.device:
-    """Where this rank computes: with "auto" or "cuda" its own GPU, the local rank's."""
-    target = load.pick_device(device)
-    return torch.device("cuda", torch.cuda.current_device()) if target.type == "cuda" else target
-
-
-def join(rank: int, world: int, *, timeout: float, device: str = "auto", local_rank: int | None = None,
-         store: Any = None, init_method: str | None = None) -> None:  # fmt: skip
-    """Make the process group: of `store`, or as torch's `init_method` says. local_rank: number of the GPU to use."""
-    target = load.pick_device(device)
-    if target.type == "cuda":
-        torch.cuda.set_device(rank if local_rank is None else local_rank)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if target.type == "cuda" else "gloo",
-        store=store, init_method=init_method, rank=rank, world_size=world, timeout=timedelta(seconds=timeout),
+def setup_of(policy: Any, modules: Iterable[nn.Module], random: Tensor | None = None) -> Setup:
+    """That of a `Policy`; random: what its fresh adapters are drawn with (None: the generator as it is now)."""
+    return Setup(
+        policy.model, policy.optimizer, policy.dtype, policy.lora, policy.checkpointing, policy.token_budget,
+        policy.device, policy.sharding or FSDP(), tuple(modules), torch.get_rng_state() if random is None else random,
     )  # fmt: skip
 
 
@@ -144,12 +136,14 @@ class Rank(LocalLearner):
         self.half, self.sharding, self.device = half, sharding or FSDP(), device or torch.device("cpu")
         self.mesh: DeviceMesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._anchor, self._moved = torch.zeros(()), False
+        self._anchor = torch.zeros(())
         super().__init__(module, optimizer, modules, tokenizer=tokenizer, token_budget=token_budget)
 
     def _prepare(self) -> None:
         self.own.to(self.device)
-        self.whole = shard(_Whole(self.module, self.head), self.mesh, self.sharding, self.half)
+        how = self.sharding
+        whole = _Whole(self.module, self.head)
+        self.whole = shard(whole, self.mesh, half=self.half, offload=how.offload, reshard=how.reshard)
         self._train([nn.Parameter(local(p)) for p in self.sharded.values()])
 
     @property
@@ -159,19 +153,16 @@ class Rank(LocalLearner):
 
     # training ------------------------------------------------------------------------------------------------------
 
-    def advance(self, batch: Batch, weighed: list[Weighed], rate: float) -> tuple[dict[str, float], dict[str, float]]:
-        """One optimiser step on the whole of `batch`: sums of this rank's share of the metrics, and what all share."""
-        self.spec = replace(self.spec, lr=rate)
-        return self._accumulate(batch, weighed), self._optimise()
+    def advance(self, seen: Batch, weighed: list[Weighed], rate: float | None = None) -> dict[str, float]:
+        """One optimiser step of all ranks. rate: the learning rate (None: the spec's)."""
+        self.spec = self.spec if rate is None else replace(self.spec, lr=rate)
+        return super().advance(seen, weighed)
 
-    def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
-        raise TypeError("a rank is one of several: call `advance` on all of them")
-
-    def read(self, batch: Batch, columns: Mapping[Column, Source]) -> Batch:
-        raise TypeError("a rank is one of several: call `pieces` on all of them")
+    def _shares(self, totals: dict[str, float]) -> list[dict[str, float]]:
+        shares: list[dict[str, float]] = everyone(totals)
+        return shares
 
     def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
-        self._moved = False
         for p in self.sharded.values():
             p.grad = None
         totals = super()._accumulate(batch, weighed)
@@ -201,22 +192,20 @@ class Rank(LocalLearner):
 
     def _backward(self, loss: Tensor) -> None:
         """Every rank goes through every layer, whether its loss depends on it or not."""
-        self._moved |= loss.requires_grad
         torch.autograd.backward([loss, self._anchor] if loss.requires_grad else [self._anchor])
 
     def _share_gradients(self) -> None:
-        """Sum those of the modules that terms own; none at all where no rank's loss had any."""
+        """Those of the weights are summed already: here those of the modules that terms own."""
         own = list(self.own.parameters())
-        has = torch.tensor([self._moved, *(p.grad is not None for p in own)], dtype=torch.int64)
+        has = torch.tensor([p.grad is not None for p in own], dtype=torch.int64)
         dist.all_reduce(has, dist.ReduceOp.MAX)
-        moved, *has_own = has.tolist()
-        for p, any_has in zip(own, has_own):
+        for p, any_has in zip(own, has.tolist()):
             if any_has:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 dist.all_reduce(p.grad)
         for leaf, p in zip(self.trained, self.sharded.values()):
             leaf.data = local(p)
-            leaf.grad = local(p.grad) if moved and p.grad is not None else None
+            leaf.grad = None if p.grad is None else local(p.grad)
 
     def _clip(self, limit: float) -> Tensor:
         n = len(self.trained) - len(list(self.own.parameters()))
@@ -230,17 +219,25 @@ class Rank(LocalLearner):
 
     # reading -------------------------------------------------------------------------------------------------------
 
+    def read(self, batch: Batch, columns: Mapping[Column, Source], base: bool = False) -> Batch:
+        """See LocalLearner; the whole answer on every rank. base: with adapters off."""
+        return written(batch, columns, exchanged(self.pieces(batch, columns, base)))
+
     def pieces(self, batch: Batch, columns: Mapping[Column, Source], base: bool = False) -> list[Piece]:
-        """This rank's share of what `read` writes. base: with adapters off."""
+        """This rank's share of what `read` writes."""
         with self.module.disable_adapter() if base else contextlib.nullcontext():
             found = list(self._pieces(batch, columns))
         self.whole.reshard()
         return found
 
+    def gradient_norms(self, batch: Batch, which: str) -> Tensor:
+        raise UserError("gradients of single trajectories need one learner that is not sharded: learners=1")
+
     # weights and state ---------------------------------------------------------------------------------------------
 
     def weights(self) -> Weights:
-        raise TypeError("a rank is one of several: go through `gathered` on all of them")
+        """The whole trained weights, on the CPU of every rank; `gathered` needs less memory."""
+        return dict(self.gathered())
 
     @torch.no_grad()
     def gathered(self, trained: bool = True) -> Iterator[tuple[str, Tensor]]:
@@ -255,34 +252,15 @@ class Rank(LocalLearner):
         for name, value in weights.items():
             copy(mine[name], value)
 
+    def progress(self) -> tuple[int, dict[str, Tensor]]:
+        """Optimiser steps made, and the terms' own parameters."""
+        return self.step, {n: x.detach().cpu() for n, x in self.own.state_dict().items()}
+
     def save(self, folder: Path) -> None:
         fsdp_state.save(self, folder)
 
     def restore(self, folder: Path) -> None:
         fsdp_state.restore(self, folder)
-
-
-def shard(root: nn.Module, mesh: DeviceMesh, sharding: FSDP, half: bool) -> Any:
-    """`root` with its decoder layers, and the rest as one, sharded; gradients are summed over the ranks."""
-    policy: OffloadPolicy = OffloadPolicy()
-    if sharding.offload:
-        policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
-    for layer in layers(root):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=sharding.reshard, mp_policy=mixed, offload_policy=policy)
-    made: Any = fully_shard(root, mesh=mesh, reshard_after_forward=False, mp_policy=mixed, offload_policy=policy)
-    for part in made.modules():
-        if hasattr(part, "set_gradient_divide_factor"):
-            part.set_gradient_divide_factor(1.0)
-            part.set_force_sum_reduction_for_comms(True)
-            part.set_reduce_scatter_unused_params(True)
-    return made
-
-
-def layers(root: nn.Module) -> list[nn.Module]:
-    """The modules that transformers would not split over devices: decoder layers."""
-    names = {n for m in root.modules() for n in getattr(m, "_no_split_modules", None) or ()}
-    return [m for m in root.modules() if type(m).__name__ in names]
 
 
 def share(b: Batch, rank: int, world: int, token_budget: int, together: Level, flat: bool) -> Batch:
@@ -296,42 +274,6 @@ def share(b: Batch, rank: int, world: int, token_budget: int, together: Level, f
         loads[r] += sizes[u]
         mine[u] = r == rank
     return b.select(mine[unit])
-
-
-def norm(leaves: list[Tensor]) -> Tensor:
-    grads = [x.grad for x in leaves if x.grad is not None]
-    return torch.nn.utils.get_total_norm(grads).double() if grads else torch.zeros((), dtype=torch.float64)
-
-
-@torch.no_grad()
-def local(x: Any) -> Tensor:
-    """This rank's rows of a sharded tensor, without a copy."""
-    rows: Tensor = x.to_local()
-    return rows
-
-
-def whole(x: Any, device: torch.device) -> Tensor:
-    """The tensor that is sharded, on every rank."""
-    here = like(x, local(x).to(device)) if isinstance(x, DTensor) else x
-    full: Tensor = here.full_tensor() if isinstance(here, DTensor) else here.detach()
-    return full
-
-
-def like(x: DTensor, rows: Tensor) -> DTensor:
-    """`rows` as a sharded tensor of the form of `x`."""
-    return DTensor.from_local(
-        rows, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
-    )  # fmt: skip
-
-
-def copy(x: Any, value: Tensor) -> None:
-    """Write this rank's rows of the whole `value`; ValueError when it has another shape."""
-    if tuple(x.shape) != tuple(value.shape):
-        raise ValueError(f"a weight has shape {tuple(value.shape)}, the model's has {tuple(x.shape)}")
-    rows = local(x)
-    each = -(-len(value) // x.device_mesh.size())
-    begin = min(x.device_mesh.get_local_rank() * each, len(value))
-    rows.copy_(value[begin : begin + len(rows)])
 
 
 def _nothing() -> Batch:

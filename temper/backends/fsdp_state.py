@@ -10,7 +10,9 @@ ranks. LocalLearner reads them too, and a rank reads what LocalLearner wrote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from temper.backends.fsdp_tensors import copy, like, local, whole
 from temper.errors import UserError
 from temper.models import load
 
@@ -41,17 +44,16 @@ def save(rank: Rank, folder: Path) -> None:
 
 
 def _whole_model(rank: Rank) -> dict[str, Tensor]:
-    """Every weight and buffer of the model's state by name; those that share memory go on sharing it."""
-    from temper.backends.fsdp import whole
-
-    made: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, x in rank.module.state_dict().items():
-        key = x.to_local().data_ptr() if isinstance(x, DTensor) and x.to_local().numel() else id(x)
-        full = made[key] if key in made else whole(x, rank.device).cpu()
+    """On rank 0 every weight and buffer of the model's state by name; those that share memory go on sharing it."""
+    weights: dict[int, Tensor] = {}
+    for p in rank.module.parameters():
+        full = whole(p, rank.device).cpu()
         if rank.rank == 0:
-            made[key] = state[name] = full
-    return state
+            weights[id(p)] = full
+    if rank.rank != 0:
+        return {}
+    found = {n: weights[id(p)] for n, p in rank.module.named_parameters(remove_duplicate=False)}
+    return {n: found[n] if n in found else x.cpu() for n, x in rank.module.state_dict().items()}
 
 
 @torch.no_grad()
@@ -70,8 +72,6 @@ def restore(rank: Rank, folder: Path) -> None:
 
 def _state(rank: Rank) -> dict[str, Tensor]:
     """What training goes on from, by name: sharded tensors that share memory with the rank's, and whole ones."""
-    from temper.backends.fsdp import like
-
     sharded = rank.sharded
     state: dict[str, Tensor] = {f"weight/{n}": p.detach() for n, p in sharded.items()}
     state |= {f"own/{n}": x for n, x in rank.own.state_dict().items()}
@@ -95,8 +95,6 @@ def _make_moments(rank: Rank, names: list[str]) -> None:
 
 def _put(rank: Rank, state: Mapping[str, Tensor]) -> None:
     """Whole tensors by name into the rank's rows."""
-    from temper.backends.fsdp import copy
-
     _make_moments(rank, [n for n in rank.names if f"exp_avg/{n}" in state])
     for name, mine in _state(rank).items():
         if name not in state:
@@ -148,8 +146,9 @@ def _write(state: dict[str, Tensor], folder: Path, rank: int) -> None:
         def create_global_plan(self, all_plans: list[Any]) -> tuple[list[Any], Metadata]:
             return all_plans, Metadata({})
 
-    mine = {n: x for n, x in state.items() if rank == 0 or (isinstance(x, DTensor) and x.to_local().numel())}
-    dcp.save(mine, storage_writer=Writer(str(folder), save_distributed=True), planner=Alone(), no_dist=True)
+    mine = {n: x for n, x in state.items() if rank == 0 or (isinstance(x, DTensor) and local(x).numel())}
+    with _alone():
+        dcp.save(mine, storage_writer=Writer(str(folder), save_distributed=True), planner=Alone(), no_dist=True)
 
 
 def _read(state: dict[str, Tensor], folder: Path) -> None:
@@ -159,7 +158,8 @@ def _read(state: dict[str, Tensor], folder: Path) -> None:
     lacking = sorted(state.keys() - _sizes(folder).keys())
     if lacking:
         raise UserError(f"{folder} has no {lacking[0]}: resume with the options that the run was started with")
-    dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with _alone():
+        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def _sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -169,3 +169,11 @@ def _sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
         raise UserError(f"{folder} has no *.safetensors: the checkpoint is not whole")
     found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: (m.size, m.properties.dtype) for name, m in found.items()}
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Without the note that each rank works for itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
