@@ -239,6 +239,9 @@ class Run:
         if self.ledger.share(self.budget) >= 1:
             self.steps, self.ledger.ended = step + 1, True
         await self.reporter.step(step + 1, batch, metrics)
+        for policy in self.policies.values():  # what a sampler has stored is not in the checkpoint
+            if hasattr(policy.sampler, "forget"):
+                policy.sampler.forget()
         last = step + 1 == self.steps
         if self.out is not None and (last or (self.save_every and (step + 1) % self.save_every == 0)):
             self.save(step + 1)

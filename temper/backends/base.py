@@ -34,6 +34,7 @@ class SamplingParams:
     stop_ids     token ids that end it, beside the model's own end tokens (kept in the ids)
     allowed      the only token ids that may be sampled (None: all)
     seed         of its random stream; the same seed and weights give the same tokens
+    continued    the answer will be gone on from: the sampler may keep what it computed (no token depends on it)
     """
 
     max_tokens: int = 256
@@ -44,6 +45,7 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()
     allowed: tuple[int, ...] | None = None
     seed: int = 0
+    continued: bool = False
 
     def __post_init__(self) -> None:
         for ok, why in (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,15 +22,20 @@ from torch import Tensor
 
 from temper.backends import recompute
 from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
-from temper.backends.rows import Rows, cache_of, right, select
+from temper.backends.keys import Layer, cache_of
+from temper.backends.prefixes import Ids, Prefixes, Stored, stems
+from temper.backends.rows import Rows, right, select
 from temper.backends.speculate import Speculation
 from temper.episode import Completion
 from temper.models import layout, load
 from temper.models.decoder import Decoder
 from temper.models.load import plain, trunk
-from temper.models.probe import accepted
+from temper.models.probe import TOLERANCE, accepted
 
-LEAVE = 0.8  # rows are compacted when fewer than this share of them still run
+LEAVE = 0.8  # finished rows leave when fewer than this share still run
+KEPT = 1 << 30  # bytes of stored keys and values
+LEAST, WORTH = 16, 64  # tokens of a stored prefix that is used, and that a pass of its own for a shared one must spare
+WASTE, PASS = 64, 1 << 15  # padding, and all tokens, that a pass over prompts may have (padding: or a quarter)
 
 
 class LocalSampler:
@@ -38,6 +43,7 @@ class LocalSampler:
 
     max_rows  sequences decoded at once; more wait
     drafts    guesses of what comes next (None: none); not used for models without a key-value cache
+    kept      most bytes of keys and values that are stored for what continues a context (`temper.backends.prefixes`)
     """
 
     streams = True  # `sample` takes `heard`
@@ -50,6 +56,7 @@ class LocalSampler:
         max_rows: int = 1024,
         autocast: torch.dtype | None = None,
         drafts: Speculation | None = None,
+        kept: int = KEPT,
     ):
         self.module, self.tokenizer = module, tokenizer
         self.max_rows, self.autocast = max_rows, autocast
@@ -59,7 +66,12 @@ class LocalSampler:
         self.cached = recompute.keeps_keys(module)
         self.head = layout.head_of(module)
         self.decoder = Decoder.of(module, self.head) if self.cached and autocast is None else None
-        self.drafts = drafts if self.cached and self.head is not None else None
+        extensible = self.cached and self.head is not None
+        self.drafts = drafts if extensible else None
+        self.prefixes = Prefixes(kept if extensible else 0)
+        self._weights = list(module.parameters())
+        self._stamp = -1
+        self._extends: bool | None = None if extensible else False  # not known before it is needed
         self.version = 0
         self.tokens = 0  # sampled so far
         self.passes = 0  # of the model that they took, counted for each row
@@ -71,8 +83,13 @@ class LocalSampler:
     async def load(self, weights: Weights, version: int) -> Ack:
         """The module is shared, so the weights are in place already: note the version and say what is served."""
         self.version = version
+        self.forget()
         served = ((n, p) for n, p in self.module.named_parameters() if p.requires_grad)
         return Ack(version, fingerprint(served))
+
+    def forget(self) -> None:
+        """Drop the stored contexts: a run does so after every step, since a resumed one begins without any."""
+        self.prefixes.clear()
 
     async def sample(
         self, ids: tuple[int, ...], params: SamplingParams, heard: Callable[[int], None] | None = None
@@ -116,26 +133,101 @@ class LocalSampler:
         room = self.max_rows - (len(rows) if rows else 0)
         taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         self._joining = taken = [r for r in taken if not r.future.done()]
+        self._renew()
         for r in taken:
             r.start(self)
-        if self.decoder is not None:
-            self.decoder.renew()
-        prompts = list(dict.fromkeys(r.ids for r in taken))
-        index = {p: i for i, p in enumerate(prompts)}
-        width = max(map(len, prompts))
-        ids = torch.tensor([(0,) * (width - len(p)) + p for p in prompts])
-        length = torch.tensor([len(p) for p in prompts])
-        reserve = max(min(r.params.max_tokens, self.context - len(r.ids)) for r in taken)
-        cache = cache_of(self.module, width + min(reserve, 64)) if self.cached else recompute.History()
-        logits = self._forward(ids, length, cache, width)
-        pick = torch.tensor([index[r.ids] for r in taken])
-        select(cache, pick.to(logits.device))
+            r.age = self.prefixes.age
+        prompts = sorted({r.ids for r in taken})
+        reserve = min(max(min(r.params.max_tokens, self.context - len(r.ids)) for r in taken), 64)
+        new = self._computed(prompts, reserve)
+        at = {p: i for i, p in enumerate(new.requests)}
+        pick = [at[r.ids] for r in taken]
+        if pick != list(range(len(new))):
+            index = torch.tensor(pick, device=new.logits.device)
+            select(new.cache, index)
+            new.length, new.logits = new.length[pick], new.logits[index]
         n = len(taken)
-        new = Rows(taken, cache, width, length[pick], [1] * n, [()] * n, logits[pick.to(logits.device)])
-        self.passes += len(taken)
+        new.requests, new.fed, new.drafts = taken, [1] * n, [()] * n
+        self.passes += n
         rows = new if rows is None or len(rows) == 0 else rows.join(new)
         self._joining = []
         return rows
+
+    def _renew(self) -> None:
+        """Nothing that was made with other weights is used."""
+        if self.decoder is not None:
+            self.decoder.renew()
+        stamp = sum(w._version for w in self._weights)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self.forget()
+
+    def _computed(self, prompts: list[Ids], reserve: int) -> Rows:
+        """Rows of the sorted, distinct `prompts`, in any order: what is stored or shared is not computed again."""
+        if self._extends is not False:
+            for level in stems(prompts, [n for _, n in map(self._stored, prompts)], WORTH):
+                made = self._prefilled([(p, *self._stored(p)) for p in level], 0)
+                for row, ids in enumerate(level):
+                    self.prefixes.put(ids, made.pieces(row))
+        asked = sorted(((p, *self._stored(p)) for p in prompts), key=lambda a: a[2] - len(a[0]))
+        rows: Rows | None = None
+        for bucket in buckets([len(p) - n for p, _, n in asked]):
+            made = self._prefilled(asked[bucket], reserve)
+            rows = made if rows is None else rows.join(made)
+        assert rows is not None
+        return rows
+
+    def _stored(self, ids: Ids) -> tuple[Stored | None, int]:
+        """What is stored of a prompt, and how many of its tokens need not be computed: never the last."""
+        found, n = self.prefixes.longest(ids)
+        n = min(n, len(ids) - 1)
+        if n < LEAST or not self.extends:
+            return None, 0
+        return found, n
+
+    @property
+    def extends(self) -> bool:
+        """Whether the model continues stored keys as it computes a whole prompt: tried on the model itself."""
+        if self._extends is None:
+            self._extends = self._try_extending()
+        return self._extends
+
+    @torch.inference_mode()
+    def _try_extending(self) -> bool:
+        if self.decoder is not None:
+            self.decoder.renew()
+        whole = tuple(i * 31 % self.vocabulary for i in range(3, 3 + min(24, self.context - 1)))
+        asked = [whole, whole[: len(whole) // 2]]
+        made = self._prefilled([(p, None, 0) for p in asked], 0)
+        stored = [Stored(p, made.pieces(i)) for i, p in enumerate(asked)]
+        past = [(p, s, len(p) // (i + 2)) for i, (p, s) in enumerate(zip(asked, stored))]
+        gap = (self._prefilled(past, 0).logits - made.logits).abs().max() / made.logits.abs().max()
+        return bool(gap <= (0.05 if self.autocast else TOLERANCE.get(self._weights[0].dtype, 0.05)))
+
+    def _prefilled(self, asked: Sequence[tuple[Ids, Stored | None, int]], reserve: int) -> Rows:
+        """One pass over prompts, behind so many tokens of what is stored of each."""
+        prompts, past = [a[0] for a in asked], [a[2] for a in asked]
+        left = [len(p) - n for p, n in zip(prompts, past)]
+        columns, width, n = max(left), max(past), len(asked)
+        made = Rows(prompts, None, width, torch.tensor(past), [1] * n, [()] * n, torch.empty(0))
+        if not width:
+            ids = torch.tensor([(0,) * (columns - len(p)) + p for p in prompts])
+            made.length, made.filled = torch.tensor(left), columns
+            made.cache = cache_of(self.module, room=columns + reserve) if self.cached else recompute.History()
+            made.logits = self._forward(ids, made.length, made.cache, columns)
+            return made
+        ids = torch.tensor([p[k:] + (0,) * (columns - m) for p, k, m in zip(prompts, past, left)])
+        layers = range(len(next(s.pieces for _, s, _ in asked if s)))
+        made.cache = cache_of(
+            self.module,
+            [Layer.of([s and s.cut(i, k) for _, s, k in asked], width, width + columns + reserve) for i in layers],
+        )
+        made.grow(columns)
+        at = torch.tensor([row * columns + m - 1 for row, m in enumerate(left)])
+        made.logits = self._forward(ids, made.length, made.cache, made.filled, None, at)
+        made.retract([columns - m for m in left])
+        made.close()
+        return made
 
     @torch.inference_mode()
     def _step(self, rows: Rows) -> Rows:
@@ -143,8 +235,7 @@ class LocalSampler:
         last = self._take(rows)
         going = [i for i, r in enumerate(rows.requests) if not r.future.done()]
         if len(going) < LEAVE * len(rows):  # finished rows leave together: moving the cache costs more than they do
-            rows = rows.keep(going)
-            last = [last[i] for i in going]
+            last = [last[i] for i in rows.keep(going)]
         if going:
             self.passes += len(going)
             rows.drafts = self.drafts.propose(rows.requests) if self.drafts else [()] * len(rows)
@@ -154,8 +245,8 @@ class LocalSampler:
     def _take(self, rows: Rows) -> list[int]:
         """The newest token of each row, after drawing as many as its guesses foresaw, and one more."""
         ids, logp, support = _draw(rows.logits, rows.requests, rows.drafts)
-        last, refused, at = [], [], 0
-        for r, draft, fed in zip(rows.requests, rows.drafts, rows.fed):
+        last, refused, at, ended = [], [], 0, []
+        for row, (r, draft, fed) in enumerate(zip(rows.requests, rows.drafts, rows.fed)):
             taken = 0
             for guess in (*draft, -1):
                 if r.future.done():
@@ -163,8 +254,8 @@ class LocalSampler:
                 token = ids[at + taken]
                 if r.push(token, logp[at + taken], support[at + taken]):
                     r.check(self.tokenizer)
-                    if self.drafts and r.future.done():
-                        self.drafts.ended(r)
+                    if r.future.done():
+                        ended.append(row)
                 taken += 1
                 if token != guess:
                     break
@@ -179,7 +270,17 @@ class LocalSampler:
             rows.retract(refused)
             if self.decoder is None or rows.loose:  # only the lean step may look past holes
                 rows.close()
+        for row in ended:
+            self._ended(rows, row)
         return last
+
+    def _ended(self, rows: Rows, row: int) -> None:
+        """The last token of a row was drawn; it is not in the cache."""
+        r = rows.requests[row]
+        if self.drafts:
+            self.drafts.ended(r)
+        if r.params.continued and r.age == self.prefixes.age and self._extends is not False:
+            self.prefixes.put((*r.ids, *r.drawn[:-1]), rows.pieces(row))
 
     def _compute(self, rows: Rows, last: list[int]) -> None:
         """The logits after each row's newest token, and after each of its guesses."""
@@ -239,7 +340,7 @@ class LocalSampler:
     ) -> Tensor:
         device, columns = next(self.module.parameters()).device, ids.shape[1]
         bias = None
-        if used is not None or int(length.min()) < filled:
+        if used is not None or columns > 1 or int(length.min()) < filled:
             seen = (right(length, filled) if used is None else used)[:, None]
             if columns > 1:
                 seen = seen & (torch.arange(filled)[None] <= torch.arange(filled - columns, filled)[:, None])
@@ -250,9 +351,9 @@ class LocalSampler:
 
     def _headed(self, hidden: Tensor, at: Tensor) -> Tensor:
         """Logits of the places `at`, whose hidden states are kept for a drafter that reads them."""
-        assert self.head is not None and self.drafts is not None  # without a head nothing is guessed
+        assert self.head is not None  # without a head nothing is guessed or stored
         hidden = hidden[at.to(hidden.device)]
-        self._hidden = hidden if self.drafts.hidden else None
+        self._hidden = hidden if self.drafts and self.drafts.hidden else None
         return self.head(hidden)
 
 
@@ -267,6 +368,7 @@ class _Request:
     logp: list[float] = field(default_factory=list)
     support: list[tuple[int, ...]] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)  # after each token but the last, where a drafter reads them
+    age: int = -1  # of what is stored, when its prompt was computed
     fresh: Tensor | None = None  # of the last pass, before draws say how much of it holds
 
     def start(self, sampler: LocalSampler) -> None:
@@ -315,6 +417,18 @@ class _Request:
         self.future.set_result(
             Completion(tuple(self.drawn), tuple(self.logp), reason, self.version, p.temperature, cut, p.allowed, text)
         )
+
+
+def buckets(left: Sequence[int]) -> Iterator[slice]:
+    """Prompts that are computed together, of which `left` tokens are, most first: little padding, not too many."""
+    start = waste = 0
+    for at, n in enumerate(left):
+        waste += left[start] - n
+        size = left[start] * (at + 1 - start)
+        if at > start and (size > PASS or waste > max(WASTE, size // 4)):
+            yield slice(start, at)
+            start, waste = at, 0
+    yield slice(start, len(left))
 
 
 async def _settle() -> None:

@@ -44,6 +44,10 @@ class History:
     def select(self, rows: Tensor) -> None:
         self.ids = self.ids[rows.cpu()]
 
+    def leave(self, rows: int, gaps: Tensor, movers: Tensor) -> None:
+        self.ids[gaps.cpu()] = self.ids[movers.cpu()]
+        self.ids = self.ids[:rows]
+
     def trim(self, left: int) -> None:
         self.ids = self.ids[:, left:]
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from temper.models.load import plain
+from temper.backends.keys import Piece
 
 SLACK = 16  # columns that are empty in every row may be this many, or a quarter, before rows are moved together
 
@@ -44,18 +43,32 @@ class Rows:
         """[rows, filled] true where a row has a token."""
         return right(self.length, self.filled) if self.used is None else self.used
 
-    def keep(self, rows: list[int]) -> Rows:
-        """Only these rows, whose logits are spent."""
-        pick = torch.tensor(rows, dtype=torch.int64)
-        select(self.cache, pick.to(self.logits.device))
-        used = None if self.used is None else self.used[pick]
-        requests = [self.requests[i] for i in rows]
-        kept = Rows(requests, self.cache, self.filled, self.length[pick], [], [], self.logits, used)
-        kept.close()
-        return kept
+    def keep(self, rows: list[int]) -> list[int]:
+        """Only these rows, the last of which move to where others leave; returns their order. Logits are spent."""
+        n = len(rows)
+        order, staying = list(range(n)), set(rows)
+        gaps, movers = [i for i in order if i not in staying], [i for i in rows if i >= n]
+        for gap, mover in zip(gaps, movers):
+            order[gap] = mover
+        where = [torch.tensor(x, dtype=torch.int64, device=self.logits.device) for x in (gaps, movers)]
+        for layer in self.cache.layers:
+            layer.leave(n, *where)
+        pick = torch.tensor(order, dtype=torch.int64)
+        self.requests, self.length = [self.requests[i] for i in order], self.length[pick]
+        self.used = None if self.used is None else self.used[pick]
+        self.fed, self.drafts = [], []
+        self.close()
+        return order
+
+    def pieces(self, row: int) -> list[Piece]:
+        """A copy of the row's keys and values in every layer."""
+        columns = slice(self.filled - int(self.length[row]), self.filled) if self.used is None else self.used[row]
+        return [layer.piece(row, columns) for layer in self.cache.layers]
 
     def join(self, new: Rows) -> Rows:
+        """These rows and the new ones behind them."""
         self.close()
+        new.close()
         width = max(self.filled, new.filled)
         for a, b in zip(self.cache.layers, new.cache.layers):
             a.join(b, width)
@@ -106,76 +119,6 @@ class Rows:
 def right(length: Tensor, filled: int) -> Tensor:
     """[rows, filled] true where a right-aligned row has a token."""
     return torch.arange(filled)[None] >= (filled - length)[:, None]
-
-
-class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values [rows, heads, room, width] with room to grow in place; [.., :filled] is in use."""
-
-    def __init__(self, room: int):
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.room, self.filled = room, 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.all_keys = key_states.new_zeros((rows, heads, self.room, width))
-        self.all_values = value_states.new_zeros((rows, value_states.shape[1], self.room, value_states.shape[3]))
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.filled + key_states.shape[2]
-        if end > self.room:
-            more = max(64, self.room // 2, end - self.room)
-            self.all_keys, self.all_values = (
-                torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.all_keys, self.all_values)
-            )
-            self.room += more
-        self.all_keys[:, :, self.filled : end] = key_states
-        self.all_values[:, :, self.filled : end] = value_states
-        self.filled = end
-        return self.all_keys[:, :, :end], self.all_values[:, :, :end]
-
-    def get_seq_length(self) -> int:
-        return self.filled
-
-    def select(self, rows: Tensor) -> None:
-        self.all_keys, self.all_values = self.all_keys[rows], self.all_values[rows]
-
-    def trim(self, left: int) -> None:
-        self.all_keys, self.all_values = self.all_keys[:, :, left:], self.all_values[:, :, left:]
-        self.filled -= left
-        self.room -= left
-
-    def crop(self, filled: int) -> None:
-        """Only the first `filled` columns."""
-        self.filled = filled
-
-    def order(self, columns: Tensor) -> None:
-        """Columns of each row in the order of `columns` [rows, filled]."""
-        index = columns.to(self.all_keys.device)[:, None, :, None]
-        for x in (self.all_keys, self.all_values):
-            x[:, :, : self.filled] = x[:, :, : self.filled].gather(2, index.expand(-1, x.shape[1], -1, x.shape[3]))
-
-    def join(self, other: Layer, width: int) -> None:
-        room = max(self.room - self.filled, other.room - other.filled)
-
-        def align(x: Tensor, filled: int) -> Tensor:
-            return torch.nn.functional.pad(x[:, :, :filled], (0, 0, width - filled, room))
-
-        self.all_keys = torch.cat([align(self.all_keys, self.filled), align(other.all_keys, other.filled)])
-        self.all_values = torch.cat([align(self.all_values, self.filled), align(other.all_values, other.filled)])
-        self.filled, self.room = width, width + room
-
-
-def cache_of(module: Any, room: int) -> Any:
-    """An empty cache for `module` with `room` columns to begin with."""
-    config = plain(module).config.get_text_config()
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = None
-    cache.layers = [Layer(room) for _ in range(config.num_hidden_layers)]
-    return cache
 
 
 def select(cache: Any, rows: Tensor) -> None:

@@ -35,6 +35,7 @@ class BackOff(Seat):
         self.results: list[Result] = []
 
     async def sample(self, ids: Sequence[int], **overrides: Any) -> Completion:
+        overrides["continued"] = overrides.get("continued", False) or self.used < self.retries
         said = await self.seat.sample(ids, **overrides)
         self.results = []
         most = int(overrides.get("max_tokens", self.seat.params.max_tokens))

@@ -91,7 +91,8 @@ class Chat:
         room = min(self.longest - len(context), self._tokens_left)
         most = min(int(overrides.pop("max_tokens", self.seat.params.max_tokens)), room)
         try:
-            said = await self.seat.sample(context, max_tokens=most, **overrides)
+            more = self._turns_left > 1 and self._tokens_left > most
+            said = await self.seat.sample(context, max_tokens=most, continued=more, **overrides)
         except ContextFull:
             self.finish = CONTEXT
             return None

@@ -60,7 +60,10 @@ class Tree:
         limits = [most] * len(nodes) if isinstance(most, int) else most
         self.calls += len(nodes)
         said = await asyncio.gather(
-            *(self.seat.sample((*self.prompt, *n.ids), max_tokens=k) for n, k in zip(nodes, limits, strict=True))
+            *(
+                self.seat.sample((*self.prompt, *n.ids), max_tokens=k, continued=True)
+                for n, k in zip(nodes, limits, strict=True)
+            )
         )
         self.tokens += sum(len(s.ids) for s in said)
         return [Node(s, n) for s, n in zip(said, nodes)]

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from temper.backends.base import Lora, SamplingParams
+from temper.backends.keys import Layer, cache_of
 from temper.backends.local_sampler import LocalSampler
-from temper.backends.rows import Layer, Rows, cache_of
+from temper.backends.rows import Rows
 from temper.backends.speculate import Ngrams, Speculation
 from temper.errors import UserError
 from temper.models import load, tiny
@@ -345,7 +346,7 @@ def test_n_grams_save_passes_on_a_second_visit(double: Any) -> None:
 
 def filled_rows(lengths: list[int], columns: int) -> Rows:
     """Rows whose keys are 100 · row + column."""
-    cache = cache_of(tiny.tiny_model(), columns + 8)
+    cache = cache_of(tiny.tiny_model(), room=columns + 8)
     n = len(lengths)
     for layer in cache.layers:
         keys = (100 * torch.arange(n)[:, None] + torch.arange(columns)).view(n, 1, columns, 1).double()
@@ -355,7 +356,7 @@ def filled_rows(lengths: list[int], columns: int) -> Rows:
 
 def kept(rows: Rows) -> list[list[int]]:
     layer: Layer = rows.cache.layers[0]
-    keys = layer.all_keys[:, 0, : rows.filled, 0]
+    keys = layer.seen()[0][:, 0, :, 0]
     assert layer.filled == rows.filled and rows.mask.shape == (len(rows), rows.filled)
     assert rows.mask.sum(1).tolist() == rows.length.tolist()
     return [keys[i][rows.mask[i]].int().tolist() for i in range(len(rows))]
@@ -373,8 +374,8 @@ def test_columns_are_taken_back_and_holes_closed() -> None:
     assert kept(rows) == [[0, 1, 2, 3, 70], [101, 71], [200, 201, 202, 72]]
     rows.retract([1, 0, 0])
     assert kept(rows) == [[0, 1, 2, 3], [101, 71], [200, 201, 202, 72]]
-    rows = rows.keep([1, 2])
-    assert rows.used is None and rows.filled == 4 and kept(rows) == [[101, 71], [200, 201, 202, 72]]
+    assert rows.keep([1, 2]) == [2, 1]  # the last takes the place of the one that leaves
+    assert rows.used is None and rows.filled == 4 and kept(rows) == [[200, 201, 202, 72], [101, 71]]
     assert not rows.loose
 
 

@@ -1,0 +1,125 @@
+"""Keys and values of running rows, in place: rows join behind the last one, columns grow on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from temper.models.load import plain
+
+MORE = 64  # columns that are added at least where they run out
+Piece = tuple[Tensor, Tensor]  # keys and values [heads, tokens, width] of one row in one layer
+
+
+class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values [slots, heads, room, width]; [:rows, :, begin:end] is in use, what lies elsewhere is finite."""
+
+    def __init__(self, room: int):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.room, self.rows, self.begin, self.end = room, 0, 0, 0
+
+    @property
+    def filled(self) -> int:
+        return self.end - self.begin
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device, self.rows = key_states.dtype, key_states.device, len(key_states)
+        self.all_keys, self.all_values = (
+            x.new_zeros((x.shape[0], x.shape[1], self.room, x.shape[3])) for x in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    @classmethod
+    def of(cls, rows: Sequence[Piece | None], filled: int, room: int) -> Layer:
+        """`rows` right-aligned in `filled` columns; None: of an empty row."""
+        layer, some = cls(room), next(p for p in rows if p is not None)
+        layer.lazy_initialization(*(x.new_empty((len(rows), x.shape[0], 0, x.shape[2])) for x in some))
+        layer.end = filled
+        for row, pieces in enumerate(rows):
+            for x, piece in zip((layer.all_keys, layer.all_values), pieces or ()):
+                x[row, :, filled - piece.shape[1] : filled] = piece
+        return layer
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """What is in use."""
+        return tuple(x[: self.rows, :, self.begin : self.end] for x in (self.all_keys, self.all_values))  # type: ignore[return-value]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.end + key_states.shape[2]
+        if end > self.room:
+            self._move(self.rows, self.begin, max(MORE, self.room // 2, end - self.room))
+            end = self.end + key_states.shape[2]
+        self.all_keys[: self.rows, :, self.end : end] = key_states
+        self.all_values[: self.rows, :, self.end : end] = value_states
+        self.end = end
+        return self.seen()
+
+    def get_seq_length(self) -> int:
+        return self.filled
+
+    def piece(self, row: int, columns: Tensor | slice) -> Piece:
+        """A copy of these columns of a row."""
+        keys, values = self.seen()
+        if isinstance(columns, slice):
+            return keys[row, :, columns].clone(), values[row, :, columns].clone()
+        return keys[row, :, columns], values[row, :, columns]
+
+    def select(self, rows: Tensor) -> None:
+        """These rows, which may be named several times."""
+        self.all_keys, self.all_values = self.all_keys[rows], self.all_values[rows]
+        self.rows = len(rows)
+
+    def leave(self, rows: int, gaps: Tensor, movers: Tensor) -> None:
+        """Only the first `rows`, after `movers` have moved into the `gaps`."""
+        if len(gaps):
+            for x in self.seen():
+                x[gaps] = x[movers]
+        self.rows = rows
+
+    def trim(self, left: int) -> None:
+        self.begin += left
+
+    def crop(self, filled: int) -> None:
+        """Only the first `filled` columns."""
+        self.end = self.begin + filled
+
+    def order(self, columns: Tensor) -> None:
+        """Columns of each row in the order of `columns` [rows, filled]."""
+        index = columns.to(self.all_keys.device)[:, None, :, None]
+        for x in self.seen():
+            x.copy_(x.gather(2, index.expand(-1, x.shape[1], -1, x.shape[3])))
+
+    def join(self, other: Layer, width: int) -> None:
+        """The rows of `other` behind these, all right-aligned in `width` columns."""
+        wider, rows = width - self.filled, self.rows + other.rows
+        slots = len(self.all_keys)
+        if rows > slots or wider > self.begin:
+            left = self.begin if wider <= self.begin else wider + self.filled // 2
+            right = max(0, other.room - other.end - (self.room - self.end))
+            self._move(rows if rows <= slots else max(rows, slots + slots // 2), left, right)
+        self.begin -= wider
+        for mine, theirs in zip((self.all_keys, self.all_values), other.seen()):
+            mine[self.rows : rows, :, self.end - other.filled : self.end] = theirs
+        self.rows = rows
+
+    def _move(self, slots: int, left: int, more: int) -> None:
+        """To new memory: so many slots, `left` free columns before those in use, `more` than now behind them."""
+        seen, room = self.seen(), left + self.filled + self.room - self.end + more
+        self.all_keys, self.all_values = (x.new_zeros((slots, x.shape[1], room, x.shape[3])) for x in seen)
+        self.begin, self.end, self.room = left, left + self.filled, room
+        for new, old in zip(self.seen(), seen):
+            new.copy_(old)
+
+
+def cache_of(module: Any, layers: Sequence[Layer] = (), room: int = 0) -> Any:
+    """A cache for `module` of these layers, or an empty one with `room` columns to begin with."""
+    config = plain(module).config.get_text_config()
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = None
+    cache.layers = list(layers) or [Layer(room) for _ in range(config.num_hidden_layers)]
+    return cache
