@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from temper.diagnosis import render
+
 if TYPE_CHECKING:
     from temper.run import Run
 
@@ -117,6 +119,7 @@ def closing(summary: Mapping[str, Any]) -> list[str]:
     if "difference" in summary:
         out += [*scores_table(summary), *not_judged(summary), "", *examples(summary.get("examples", []))]
     out.append(f"{summary['steps']} steps, {summary['tokens']:,.0f} sampled tokens, {clock(summary['seconds'])}")
+    out += render.short((summary.get("diagnosis") or {}).get("findings", ()))
     if "report" in summary:
         out += [f"report    {summary['report']}", f"model     {summary['out']}/checkpoints/latest/model"]
     return out

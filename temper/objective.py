@@ -208,7 +208,8 @@ class Update:
                 records.append(self.policy.learner.update(part, self.terms))
                 for hook in self.after:
                     hook(part, self)
-        return mean_of(records)
+        first = records[0].get("policy_kl")  # later steps on the same batch have moved away by themselves
+        return mean_of(records) | ({} if first is None else {"policy_kl_first": first})
 
 
 def _only(x: Tensor, rows: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import temper
 from temper import console, transcripts
 from temper.carrier import Batch
 from temper.columns import FINISH, GROUP, INFO, REWARD, ROLE, TASK, TOKEN, TRAJECTORY
+from temper.diagnosis import diagnose
 from temper.diagnosis import measure as extra
 from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
@@ -165,6 +166,8 @@ class Reporter:
         summary |= {"seconds": round(self.seconds, 2), "tokens": self.tokens, "ledger": self.run.ledger.summary()}
         summary["spent"] = {stage: round(seconds, 3) for stage, seconds in self.spent.items()}
         summary |= {"budget": dict(self.run.budget)} if self.run.budget else {}
+        found = diagnose(clean(self._records()), {"resolved": self._resolved()}, clean(summary))
+        summary["diagnosis"] = found.to_json()
         if self.run.out is not None:
             self._write_json("summary.json", summary)
             from temper.page import write_report
@@ -173,6 +176,19 @@ class Reporter:
             summary["out"] = str(self.folder)
         self.line.finish(summary)
         return summary
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Those of the whole run; where nothing is written, the last ones."""
+        path = self.folder / "metrics.jsonl"
+        if self.run.out is None or not path.exists():
+            return list(self.history)
+        with path.open(encoding="utf-8") as f:
+            return [json.loads(line) for line in f]
+
+    def _resolved(self) -> dict[str, Any]:
+        """What diagnosis reads of the resolved run: how many tasks the curriculum has."""
+        tasks = getattr(self.run.curriculum, "tasks", None)
+        return {"curriculum": {"tasks": {"length": len(tasks)}}} if hasattr(tasks, "__len__") else {}
 
     def _spent(self, evaluated: bool = False) -> dict[str, float]:
         """Wall seconds since the last call, each moment once; of probes all of it is evaluation."""

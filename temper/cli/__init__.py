@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": ("doctor:doctor", "what is usable on this machine, and why the rest is not"),
     "bench": ("bench:bench", "what a trained sample costs here, beside TRL and beside the arithmetic that it needs"),
     "export": ("export:export", "a model out of a run, as a Hugging Face directory"),
+    "explain": ("explain:explain", "what happened in a run, in sentences with evidence and what to do"),
     "report": ("export:report", "write a run's report.html again"),
     "setup": ("setup:setup", "install a package that pip cannot install by itself: temper setup reasoning-gym"),
 }

@@ -1,4 +1,4 @@
-"""What diagnosis needs of a step, beyond what is recorded anyway: a few numbers of its batch, and what was seen so far."""
+"""What diagnosis needs of a step beyond the usual record: a few numbers of its batch, and what was seen so far."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def answers(b: Batch) -> dict[str, float]:
 
 
 def rewards(b: Batch, r: Tensor, spread: Tensor, std: Tensor) -> dict[str, float]:
-    """Of rewards `r` [trajectories]: their range, what groups without spread scored, and how they go with length.
+    """Of rewards `r` [trajectories]: range, share that passed, what groups without spread scored, ties to length.
 
     spread [trajectories] is r less its group's mean, std [groups] (both NaN where nothing was judged).
     length_reward_corr is the correlation inside groups, pooled over those whose rewards differ.
@@ -53,6 +53,7 @@ def rewards(b: Batch, r: Tensor, spread: Tensor, std: Tensor) -> dict[str, float
     if not len(judged):
         return {}
     out = {"reward_min": float(judged.min()), "reward_max": float(judged.max())}
+    out["frac_passed"] = float((r >= PASSED).float().mean())
     level = b.mean(r, TRAJECTORY, GROUP)[std == 0]
     if len(level):
         out["zero_std_reward"] = float(level.mean())

@@ -15,6 +15,8 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
+from temper.diagnosis import diagnose
+
 Json = dict[str, Any]
 
 _TURN_FIELDS = {"parent", "author", "version", "tokens", "ids", "sampled", "finish"}
@@ -61,9 +63,7 @@ def read_run(run_dir: Path, limits: Limits | None = None) -> Json:
     """Everything the page shows of the run in `run_dir`, as JSON-ready data without NaN or infinities."""
     limits = limits or Limits()
     notes = Notes()
-    run = _object(run_dir / "run.json", notes)
-    summary = _object(run_dir / "summary.json", notes, expected=False)
-    rows = _metrics(run_dir / "metrics.jsonl", notes)
+    rows, run, summary = objects(run_dir, notes)
     steps, curves, histograms = _columns(rows, limits)
     return {
         "name": run_dir.resolve().name,
@@ -74,8 +74,16 @@ def read_run(run_dir: Path, limits: Limits | None = None) -> Json:
         "curves": curves,
         "histograms": histograms,
         "episodes": list(_snapshots(run_dir / "episodes", limits, notes)),
+        "diagnosis": clean(diagnose(rows, run, summary).to_json()),
         "notes": notes.lines,
     }
+
+
+def objects(run_dir: Path, notes: Notes) -> tuple[list[Json], Json, Json]:
+    """The records of metrics.jsonl, and the objects of run.json and summary.json; what is missing is empty."""
+    run = _object(run_dir / "run.json", notes)
+    summary = _object(run_dir / "summary.json", notes, expected=False)
+    return _metrics(run_dir / "metrics.jsonl", notes), run, summary
 
 
 # ---------------------------------------------------------------------------------------------------- plain values

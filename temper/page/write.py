@@ -17,7 +17,7 @@ from temper.page.read import Limits, read_run
 SCRIPTS = (
     *("base", "chart", "summary", "curves", "distributions"),
     *("shade", "episodes", "turns", "lanes", "tokens", "tree", "attempts", "rollouts"),
-    *("run", "main"),
+    *("run", "diagnosis", "main"),
 )
 """The page's script, in order: each file is a chapter, and they are joined into one."""
 

@@ -15,6 +15,7 @@ from temper.objective import Update
 from temper.parts.curricula import Shuffled
 from temper.parts.rewards import Rewards
 from temper.parts.schedules import Linear, WarmUp
+from temper.parts.second_opinion import SecondOpinion
 from temper.policy import Policy
 from temper.recipe import extends
 from temper.request import Env
@@ -123,6 +124,7 @@ def post_train(
     data: str = SUITE,
     reward: tuple[str, ...] = (),
     weights: tuple[float, ...] | None = None,
+    second_reward: tuple[str, ...] = (),
     eval_data: str | None = None,
     eval_tasks: int = 64,
     system: str | None = None,
@@ -136,6 +138,7 @@ def post_train(
     data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
     reward         FILE.py:function, package.module:function or a bundled name; several are added up
     weights        one for each reward (default: 1 each)
+    second_reward  judges 32 answers of each batch again, in any form that reward takes; only disagreement is reported
     eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
     eval_tasks     held-out tasks
     system         a system message before every task
@@ -146,11 +149,15 @@ def post_train(
     train, held_out, bundled = tasks_for(data, eval_data, eval_tasks, seed)
     rewards = Rewards(rewards_from(reward or default_reward(data, bundled)), weights, timeout=timeout)
     rewards.check([*train[:1], *held_out[:1]])
-    return train_on(
-        method, name=name, train=train, held_out=held_out, judges=[rewards], 
+    run = train_on(
+        method, name=name, train=train, held_out=held_out, judges=[rewards],
         env=SingleTurn(system=system, prefill=prefill),
         seed=seed, **options,
     )  # fmt: skip
+    if second_reward:
+        run.on_batch.append(SecondOpinion(Rewards(rewards_from(second_reward), timeout=timeout), seed=seed))
+        run.check()
+    return run
 
 
 def tasks_for(

@@ -118,6 +118,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "schedules.WarmUp": lambda: PARTS["schedules.WarmUp"](0.5, 10),
     "score_norms.GradientNorms": lambda model: PARTS["score_norms.GradientNorms"](opened(model), "wte"),
     "score_norms.ScoreNorm": lambda model: attended(model, PARTS["score_norms.ScoreNorm"]()),
+    "second_opinion.SecondOpinion": lambda: PARTS["second_opinion.SecondOpinion"](ToyReward()),
     "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
     "steps.StepGroup": lambda model: PARTS["steps.StepGroup"](opened(model), ToolUse(), 2, sampling=SHORT),
     "values.ReadValue": lambda: values.ReadValue(ready_head()),

@@ -16,7 +16,7 @@ document.getElementById('theme').addEventListener('click', () => {
 });
 
 hero();
-for (const draw of [results, curves, distributions, rollouts, examples, theRun]) {
+for (const draw of [happened, results, curves, distributions, rollouts, examples, theRun]) {
   // One part of the page that meets data it cannot draw must not take the others with it.
   try { draw(); } catch (error) {
     document.querySelector('main').append(h('p', { class: 'note failed' }, `A part of this page could not be drawn: ${error.message}`));
