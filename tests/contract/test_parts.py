@@ -40,6 +40,7 @@ from temper.stage import Stage
 from temper.tasks.cases import patient
 from temper.tasks.task import Task
 from temper.testing import (
+    ToyReward,
     check_curriculum,
     check_env,
     check_memory,
