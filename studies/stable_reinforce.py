@@ -33,7 +33,7 @@ CHECK = Check(
         Measure("last/grad_norm", "stable", "reinforce++", "norm of the gradient, last fifth of training", lower=True),
     ],
     exact="`tests/methods/test_stable_reinforce.py`: a log-ratio of ±200 gives a finite loss without gradient; an "
-    "outlier is zeroed and no longer moves the parameters; 2.0 for a consistent right answer, 1.0 for an inconsistent one.",
+    "outlier is zeroed and moves nothing; 2.0 for a consistent right answer, 1.0 for an inconsistent one.",
 )
 
 if __name__ == "__main__":
