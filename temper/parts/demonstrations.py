@@ -10,7 +10,7 @@ import torch
 
 from temper.bridge import BEHAVIOUR, to_episodes
 from temper.carrier import Batch
-from temper.columns import CORE, REWARD, TASK, TRAJECTORY
+from temper.columns import CORE, REWARD, TASK, TRAJECTORY, floating
 from temper.episode import ENV, Episode, Recorder
 from temper.models.load import turn_ends
 from temper.stage import Stage
@@ -61,7 +61,8 @@ class AddDemonstration:
             return b
         first = b.select(torch.arange(b.size(TRAJECTORY)) == 0)
         shown = await judged(Batch.of([self._shown(to_episodes(first)[0], text)]), self.judges)
-        return Batch.of([*([] if self.replace else to_episodes(b)), *to_episodes(shown)])
+        made = Batch.of([*([] if self.replace else to_episodes(b)), *to_episodes(shown)])
+        return _with_columns_of(b, made)
 
     def _shown(self, attempt: Episode, text: str) -> Episode:
         """The demonstration as another play of the same request."""
@@ -74,3 +75,11 @@ class AddDemonstration:
         record.judge([*range(mine), mine], role=first.role, info={"demonstration": True})
         made = record.episode()
         return Episode(made.task, made.turns, made.trajectories, attempt.request, attempt.split)
+
+
+def _with_columns_of(b: Batch, made: Batch) -> Batch:
+    """`made` with the number columns of `b` that nobody in it has: absent (NaN) throughout."""
+    for c in b.columns:
+        if c.dtype == floating and c not in made and (c.name == BEHAVIOUR.name or c.name.startswith(REWARD.name)):
+            made = made.put(c, torch.full((made.size(c.level),), torch.nan))
+    return made

@@ -78,7 +78,7 @@ def test_only_where_it_is_wanted_and_in_their_place() -> None:
     assert add(b, when=all_fail).size(TRAJECTORY) == 3
     assert add(group([0.0, 1.0]), when=all_fail).size(TRAJECTORY) == 2
     alone = add(b, when=all_fail, replace=True)
-    assert alone.size(TRAJECTORY) == 1 and BEHAVIOUR not in alone
+    assert alone.size(TRAJECTORY) == 1 and bool(alone[BEHAVIOUR].isnan().all() and alone[REWARD].isnan().all())
     same = group([0.0], Task("t", "?"))
     assert add(same) is same  # nothing to show
 
