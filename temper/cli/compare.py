@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.cli import fail, options
-from temper.compare import outcome, runs
+from temper.compare import outcome, plots, runs
 from temper.compare.arms import arms_of, check
 from temper.compare.page import render
 from temper.console import aligned
@@ -89,7 +89,10 @@ def _tell(found: dict[str, Any], out: Path, as_json: bool) -> int:
     (out / "compare.json").write_text(text + "\n", encoding="utf-8")
     page = out / "compare.html"
     page.write_text(render(result), encoding="utf-8")
-    print(text if as_json else "\n".join([*lines(result), "", f"page      {page}"]))
+    kinds = plots.write(result, out / "plots")
+    more = "" if len(kinds) > 1 else "; PNG too after pip install resvg-py"
+    made = [f"page      {page}", f"plots     {out / 'plots'} ({', '.join(kinds)}{more})"]
+    print(text if as_json else "\n".join([*lines(result), "", *made]))
     return 1 if result["failed"] else 0
 
 
@@ -100,11 +103,22 @@ def _say(as_json: bool) -> Callable[[str], None]:
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as a table and sentences."""
     against = {row["arm"]: row for row in result["against_first"]}
-    rows = [["rank", "arm", "seeds", "pass@1", f"against {result['arms'][0]['label']}", "95 % interval", "p (Holm)"]]
+    rows = [
+        [
+            "rank",
+            "group",
+            "arm",
+            "seeds",
+            "pass@1",
+            f"against {result['arms'][0]['label']}",
+            "95 % interval",
+            "p (Holm)",
+        ]
+    ]
     for arm in sorted(result["arms"], key=lambda a: -(a["pass@1"] or 0.0)):
         row = against.get(arm["label"])
         score = "–" if arm["pass@1"] is None else f"{arm['pass@1']:.3f}"
-        rows.append([str(arm["rank"] or "–"), arm["label"], str(len(arm["seeds"])), score, *_cells(row)])
+        rows.append([str(arm["rank"] or "–"), arm["groups"], arm["label"], str(len(arm["seeds"])), score, *_cells(row)])
     return [
         "",
         *aligned(rows),

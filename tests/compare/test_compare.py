@@ -1,6 +1,7 @@
 """`temper compare`: what is refused, what is kept, what a failure costs, and the page in a browser."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,43 +14,9 @@ import pytest
 
 from temper.cli import main
 from temper.compare import arms, outcome, runs
-from temper.compare.page import amount, render
+from temper.compare.reading import groups, reading
 from temper.errors import UserError
-from tests.browser import Browser, find_chromium
-
-BUDGET = "40-sampled-tokens"
-
-
-def write_run(folder: Path, passed: list[int], budget: float = 100, step: float = 25.0) -> None:
-    """A finished run: four attempts at each task, rewards that rise, and what was spent."""
-    folder.mkdir(parents=True)
-    n = len(passed)
-    rows: list[dict[str, Any]] = [{"step": 0, "eval/pass@1": 0.25}]
-    total = 0.0
-    while total < budget:
-        total += step
-        rows.append({"step": len(rows), "reward": total / 200, "ledger/total/sampled_tokens": total})
-    rows[-1]["eval/pass@1"] = sum(passed) / n / 4
-    tasks = [["sums" if i < n // 2 else "words", f"t{i}"] for i in range(n)]
-    ledger = {"sampled_tokens": total, "trained_tokens": total, "forward_flops": 3e9, "peak_memory_mib": 300.0}
-    summary = {"steps": len(rows) - 1, "seconds": 2.0, "ledger": ledger}
-    summary["passes"] = {"tasks": tasks, "attempts": 4, "before": [1] * n, "after": passed}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "summary.json").write_text(json.dumps(summary))
-
-
-@pytest.fixture
-def found(tmp_path: Path) -> dict[str, Any]:
-    """Three arms with three seeds: one is better than both others, which are alike; a fourth failed."""
-    made = arms.arms_of(["grpo", "better: grpo --lr 3e-4", "rloo --attempts 8", "<b>bad & worse</b>: grpo"])
-    jobs = runs.jobs(made, range(3), tmp_path, BUDGET)
-    for job in jobs:
-        up = {"grpo": 0, "better": 2, "rloo-attempts-8": 0}.get(job.arm.label)
-        if up is not None:
-            some = [(job.seed + i + (job.arm.label == "grpo")) % 2 for i in range(8)]
-            write_run(job.folder, [up + n + (i == 3) for i, n in enumerate(some)])
-    failed = {"b-bad-worse-b, seed 0": "out of luck <script>alert(1)</script>"}
-    return outcome.read(jobs, {"sampled_tokens": 100.0}, failed, "temper compare …")
+from tests.compare.conftest import BUDGET, write_run
 
 
 def test_arms_have_names_of_their_own() -> None:
@@ -140,10 +107,37 @@ def test_what_is_told_apart_and_what_is_not(found: dict[str, Any]) -> None:
     assert better["arm"] == "better" and better["verdict"] == "better" and better["low"] > 0
     assert other["arm"] == "rloo-attempts-8" and other["verdict"] == "cannot be told apart"
     assert {a["label"]: a["rank"] for a in found["arms"][:3]} == {"better": 1, "grpo": 2, "rloo-attempts-8": 2}
-    assert found["arms"][3]["pass@1"] is None and found["arms"][3]["rank"] is None
-    assert any("better is better than grpo" in line for line in found["reading"])
+    assert {a["label"]: a["groups"] for a in found["arms"][:3]} == {"better": "a", "grpo": "b", "rloo-attempts-8": "b"}
+    assert found["arms"][3]["pass@1"] is None and found["arms"][3]["rank"] is None and found["arms"][3]["groups"] == ""
+    said = " ".join(found["reading"])
+    assert re.search(r"better beats (grpo|rloo-attempts-8) by 0\.\d+ \[\+0\.\d+, \+0\.\d+\] and", said), said
+    assert re.search(r"Between these pairs the runs say nothing: \S+ and \S+\.", said) and "3 pairs were tested" in said
     assert found["notes"][0].startswith("b-bad-worse-b: 0 of 3 runs finished")
-    assert found["curves"]["grpo"]["reward"]["x"][-1] == 100 and found["curves"]["grpo"]["pass@1"]["mean"][0] == 0.25
+
+
+def test_curves_by_every_axis_that_was_spent(found: dict[str, Any]) -> None:
+    assert list(found["curves"]) == [*("sampled_tokens", "flops", "forward_flops"), "environment_seconds", "steps"]
+    by_tokens, by_steps = (found["curves"][axis]["grpo"] for axis in ("sampled_tokens", "steps"))
+    assert by_tokens["reward"]["x"][-1] == 100 and by_tokens["pass@1"]["mean"][0] == 0.25
+    assert by_steps["reward"]["x"][-1] == 4 and by_steps["reward"]["mean"] == by_tokens["reward"]["mean"]
+    assert found["curves"]["flops"]["grpo"]["reward"]["x"][-1] == 7e3
+
+
+def test_letters_of_arms_that_cannot_be_told_apart() -> None:
+    scores = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.5}
+    alike = {frozenset(p) for p in ("ab", "bc", "ac", "cd")}
+    assert groups(scores, alike) == {"a": "a", "b": "a", "c": "a b", "d": "b"}
+    assert groups(scores, set()) == {"a": "a", "b": "b", "c": "c", "d": "d"} and groups({}, set()) == {}
+
+
+def test_nothing_told_apart_is_no_equality() -> None:
+    pair = {"arm": "b", "against": "a", "mean": -0.02, "low": -0.05, "high": 0.01, "verdict": "cannot be told apart"}
+    arms = [{"label": n, "pass@1": v, "before": None, "seeds": [0, 1]} for n, v in (("a", 0.5), ("b", 0.48))]
+    said = reading({"arms": arms, "pairs": [pair]})
+    assert said[0] == "Highest mean pass@1: a, 0.500; the lowest b, 0.480."
+    assert (
+        said[1].startswith("No arm can be told apart") and "below about 0.030" in said[2] and "one of 0.050" in said[2]
+    )
 
 
 def test_arms_that_ended_before_the_budget_are_named(tmp_path: Path) -> None:
@@ -172,29 +166,6 @@ def test_nothing_finished_or_a_damaged_run_is_one_line(tmp_path: Path) -> None:
     write_run(jobs[1].folder, [1, 2, 3])
     with pytest.raises(UserError, match="different held-out tasks"):
         outcome.read(jobs, {"sampled_tokens": 1.0}, {}, "")
-
-
-def test_amounts_are_short() -> None:
-    assert [amount(x) for x in (None, 0.0, 12.0, 1234.0, 2e6, 3.21e12)] == ["–", "0", "12", "1.23k", "2M", "3.21T"]
-
-
-@pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
-def test_the_page_in_a_browser(found: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "compare.html"
-    path.write_text(render(found), encoding="utf-8")
-    with Browser(find_chromium() or "") as page:
-        grounds = []
-        for width, dark in ((1280, False), (390, True)):
-            page.open(path, width=width, dark=dark)
-            assert page.js("document.documentElement.scrollWidth") <= width
-            assert page.js("document.querySelectorAll('svg').length") == 3
-            assert page.js("[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 40)")
-            shown = page.js("document.body.innerText")
-            assert "better is better than grpo by" in shown and "out of luck <script>" in shown
-            line = page.js("document.querySelector('polyline').points.length")
-            assert line == 60 and not page.errors and [r for r in page.requests if not r.startswith("file:")] == []
-            grounds.append(page.js("getComputedStyle(document.body).backgroundColor"))
-        assert grounds[0] != grounds[1]
 
 
 def test_from_the_command_line_to_the_page(toy_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
