@@ -31,13 +31,16 @@ class SecondOpinion:
     threshold: float = 0.99
     seed: int = 0
     kind: str = field(default="reward", init=False, repr=False)
-    reads = (REWARD,)
     writes: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         if self.answers < 1:
             raise UserError(f"a second opinion needs at least 1 answer, got {self.answers}")
         self.metrics: dict[str, float] = {}
+
+    @property
+    def reads(self) -> tuple[Column, ...]:
+        return tuple(dict.fromkeys((REWARD, REQUEST, *self.judge.reads)))
 
     async def __call__(self, b: Batch) -> Batch:
         n = b.size(TRAJECTORY)
