@@ -30,6 +30,7 @@ from temper.columns import (
     TURN_REWARD,
     TURN_TEXT,
     VERSION,
+    VERSIONS,
     Column,
 )  # fmt: skip
 from temper.episode import ENV, Episode, Trajectory, Turn
@@ -70,6 +71,7 @@ class _Records:
         self.version, self.temperature = b[VERSION].tolist(), b[TEMPERATURE].tolist()
         self.parts = {c.name[7:]: b[c].tolist() for c in b.columns if c.name.startswith("reward@")}
         self.reward, self.turn_reward = (b[c].tolist() if c in b else None for c in (REWARD, TURN_REWARD))
+        self.versions = b[VERSIONS] if VERSIONS in b else [None] * len(self.parent)
 
     def episode(self, request: str, trajectories: list[int]) -> Episode:
         """One play: its trajectories, their turns and what these had in context, numbered anew."""
@@ -92,7 +94,7 @@ class _Records:
             logp = None if any(v != v for v in values) else tuple(values)
         return Turn(
             ids, parent, b[AUTHOR][u], b[TURN_TEXT][u], logp, b[FINISH][u], self.version[u], self.temperature[u],
-            b[SUPPORT][u], b[ALLOWED][u], _given(self.turn_reward, u),
+            b[SUPPORT][u], b[ALLOWED][u], _given(self.turn_reward, u), self.versions[u],
         )  # fmt: skip
 
     def _trajectory(self, j: int, turns: tuple[int, ...]) -> Trajectory:
@@ -189,6 +191,8 @@ class _Builder:
             more[REWARD] = _floats(torch.nan if t.reward is None else t.reward for t in j)
         if any(t.reward is not None for t in self.turns):
             more[TURN_REWARD] = _floats(torch.nan if t.reward is None else t.reward for t in self.turns)
+        if any(t.versions is not None for t in self.turns):
+            more[VERSIONS] = [t.versions for t in self.turns]
         for name in dict.fromkeys(n for t in j for n in t.rewards):
             more[REWARD.of(name)] = _floats(t.rewards.get(name, torch.nan) for t in j)
         return Batch(structure).put_all({**turn, **trajectory, **group, **more})
@@ -197,3 +201,15 @@ class _Builder:
 def _floats(values: Iterable[float]) -> torch.Tensor:
     """float32 [rows], also where every value is a whole number."""
     return torch.tensor(list(values), dtype=torch.float32)
+
+
+def token_versions(b: Batch) -> torch.Tensor:
+    """[tokens] int64: the version of the weights that sampled each token; -1 = nobody's."""
+    s = b.structure
+    each = b[VERSION][s.token_turn].clone()
+    if VERSIONS not in b:
+        return each
+    for u, versions in enumerate(b[VERSIONS]):
+        if versions is not None and s.sampled[u]:
+            each[s.token_turn == u] = torch.tensor(versions)
+    return each

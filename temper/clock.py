@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,23 +19,28 @@ class Clock:
         self._going: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
         self._since = time.perf_counter()
+        self._lock = threading.RLock()  # updates run in a thread while others play
 
     @contextmanager
     def on(self, stage: str) -> Iterator[None]:
         """The block belongs to `stage`; blocks of concurrent tasks may overlap."""
-        self._count()
-        self._going[stage] += 1
+        self._step(stage, 1)
         try:
             yield
         finally:
-            self._count()
-            self._going[stage] -= 1
+            self._step(stage, -1)
 
     def take(self) -> dict[str, float]:
         """Seconds since the last call; together they are the wall time that has passed."""
-        self._count()
-        taken, self._seconds = self._seconds, {}
+        with self._lock:
+            self._count()
+            taken, self._seconds = self._seconds, {}
         return taken
+
+    def _step(self, stage: str, change: int) -> None:
+        with self._lock:
+            self._count()
+            self._going[stage] += change
 
     def _count(self) -> None:
         now = time.perf_counter()

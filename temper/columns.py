@@ -41,6 +41,9 @@ REWARD = Column("reward", TRAJECTORY, floating, "NaN = not judged")
 AUTHOR = Column("author", TURN, anything, "ENV or the role that produced the turn")
 FINISH = Column("finish", TURN, anything, '"stop", "length" or None')
 VERSION = Column("version", TURN, integer, "of the weights that sampled the turn; -1 = nobody's")
+VERSIONS = Column(
+    "versions", TURN, anything, "per token the version that sampled it, where it changed on the way, or None"
+)
 TEMPERATURE = Column("temperature", TURN, floating, "that the logits were divided by")
 TURN_TEXT = Column("turn_text", TURN, anything, "derived text of the turn")
 TURN_REWARD = Column("turn_reward", TURN, floating, "what the environment gave the turn; NaN = nothing")

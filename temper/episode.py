@@ -23,8 +23,9 @@ class Completion:
     """One sampled continuation. `logp` is under the distribution that was sampled from.
 
     ids, logp    one entry a sampled token (natural log)
-    finish       "stop" (an end token or stop string), "length" (max_tokens or context reached)
+    finish       "stop" (an end token or stop string), "length" (max_tokens or context reached), "abort" (interrupted)
     version      of the weights that sampled the first token
+    versions     of those that sampled each token, where they changed on the way (None: `version` throughout)
     temperature  divides the logits; 0 means greedy (log-probs are then those at temperature 1)
     support      per token, the ids that truncation (top-k, top-p) left; None where nothing was cut
     allowed      the ids that could be sampled at all; None means every id
@@ -38,6 +39,18 @@ class Completion:
     support: tuple[tuple[int, ...], ...] | None = None
     allowed: tuple[int, ...] | None = None
     text: str = ""
+    versions: tuple[int, ...] | None = None
+
+    def then(self, more: Completion) -> Completion:
+        """This interrupted answer with the tokens that it went on with; `more.text` is the text of both."""
+        versions = tuple(v for c in (self, more) for v in c.versions or (c.version,) * len(c.ids))
+        support = None
+        if self.support is not None or more.support is not None:
+            support = (*(self.support or ((),) * len(self.ids)), *(more.support or ((),) * len(more.ids)))
+        return replace(
+            more, ids=self.ids + more.ids, logp=self.logp + more.logp, support=support,
+            version=versions[0] if versions else more.version, versions=versions if len(set(versions)) > 1 else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class Turn:
     parent  index of the turn before it in the model's context, -1 opens a fresh context
     logp    behaviour log-probs, one an id; None for demonstrations and for ENV turns
     reward  of a sampled turn, where the environment gives one; the trajectory's own reward is another matter
+    version, versions  of the weights that sampled it: see Completion
     """
 
     ids: tuple[int, ...]
@@ -60,6 +74,7 @@ class Turn:
     support: tuple[tuple[int, ...], ...] | None = None
     allowed: tuple[int, ...] | None = None
     reward: float | None = None
+    versions: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,14 +115,15 @@ class Episode:
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> Episode:
         turns = tuple(
-            Turn(**{**t, **_tuples(t, ("ids", "logp", "allowed")), "support": _nested(t)}) for t in row["turns"]
+            Turn(**{**t, **_tuples(t, ("ids", "logp", "allowed", "versions")), "support": _nested(t)})
+            for t in row["turns"]
         )
         trajectories = tuple(Trajectory(**{**t, "turns": tuple(t["turns"])}) for t in row["trajectories"])
         return Episode(Task(**row["task"]), turns, trajectories, row["request"], row["split"])
 
 
 def _tuples(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {n: None if row[n] is None else tuple(row[n]) for n in names}
+    return {n: None if row.get(n) is None else tuple(row[n]) for n in names}
 
 
 def _nested(row: Mapping[str, Any]) -> Any:
@@ -130,8 +146,11 @@ class Recorder:
         """Append what a policy sampled after `parent`."""
         c = completion
         return self._append(
-            Turn(c.ids, parent, author, c.text, c.logp, c.finish, c.version, c.temperature, c.support, c.allowed)
-        )
+            Turn(
+                c.ids, parent, author, c.text, c.logp, c.finish, c.version, c.temperature, c.support, c.allowed,
+                versions=c.versions,
+            )
+        )  # fmt: skip
 
     def judge(self, turns: Sequence[int], *, role: str = "solver", reward: float | None = None, **fields: Any) -> None:
         """Declare a trajectory over `turns`; `fields` are those of Trajectory."""

@@ -138,6 +138,10 @@ class Policy:
     def tokenizer(self) -> Any:
         return self._live(self._tokenizer)
 
+    def serve(self, sampler: Sampler) -> None:
+        """Sample through `sampler` from now on."""
+        self._sampler = sampler
+
     def _live(self, thing: Any) -> Any:
         if thing is None:
             raise RuntimeError(f"policy {self.name!r} is not open: it lives inside `async with run.opened()`")

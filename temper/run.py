@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -14,16 +15,35 @@ import torch
 
 from temper import state, streams
 from temper.backends.base import Ack, SamplingParams, fingerprint
+from temper.bus import Bus, Groups, Line
 from temper.carrier import Batch
 from temper.clock import Clock
 from temper.columns import CORE, LOGP, Column
+from temper.episode import Episode
 from temper.errors import UserError, unknown
+from temper.fleet import OLDEST, Fleet
+from temper.floor import Floor
 from temper.ledger import UNBOUNDED, Ledger
 from temper.objective import Update
 from temper.policy import Policy
 from temper.report import Reporter
 from temper.request import Curriculum, Env, Request, writes_of
 from temper.stage import Stage
+from temper.sync import Sync
+
+
+@dataclass
+class Ask:
+    """How far the asking for one step is.
+
+    requests  of the round that is going on; rounds: that are over; held, kept: groups with signal, and in the batch
+    """
+
+    requests: list[Request] = field(default_factory=list)
+    rounds: int = 0
+    held: int = 0
+    kept: int = 0
+    sealed: bool = False
 
 
 @dataclass
@@ -41,6 +61,7 @@ class Run:
     rounds            how often a step may ask again before it gives up
     sampling          defaults for every sample
     ahead             how many updates old the weights that sampled a batch may be
+    sync              how new weights reach samplers that are busy, where these have weights of their own
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
     trackers          names of further writers of metrics: "tensorboard", "wandb"
@@ -63,6 +84,7 @@ class Run:
     rounds: int = 10
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ahead: int = 0
+    sync: Sync = field(default_factory=Sync)
     seed: int = 0
     name: str = "run"
     out: str | Path | None = None
@@ -93,8 +115,13 @@ class Run:
             raise UserError(
                 f"the environment has a role {missing[0]!r} that no policy plays; roles: {', '.join(self.roles)}"
             )
-        self.queue: deque[Batch] = deque()
+        room = (self.ahead + 1) * self.groups * (self.rounds if self.keep_silent else 1)
+        self.bus = Line(Bus({"stages": ("episode",), "train": ("batch",)}, room))
+        self.asks: dict[int, Ask] = {}
         self.asked = 0
+        self.apart = False  # samplers have their own weights: they may go on while a step is trained
+        self.first: dict[str, int] = {}  # version of each policy's weights before step 0
+        self.floor = Floor()
         self.counts: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.acks: dict[str, Ack] = {}
@@ -172,6 +199,7 @@ class Run:
             start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
             if self.ledger.ended and self.ledger.share(self.budget) >= 1:
                 self.steps = start
+            self.first = {p.name: p.version - start for p in self.policies.values() if p.trainable}
             await self.publish([])
             await self.reporter.begin(start)
             try:
@@ -187,6 +215,8 @@ class Run:
                 with torch.random.fork_rng(devices=[]):  # fresh adapters and heads depend on the seed alone
                     torch.manual_seed(streams.key(self.seed, "open", policy.name))
                     policy.open(m for u in self.updates if u.policy is policy for m in u.modules)
+            self._part()
+            for policy in self.policies.values():
                 self.ledger.watch(policy, plays=any(policy is p for p in self.roles.values()))
             yield
         finally:
@@ -196,11 +226,64 @@ class Run:
             for policy in self.policies.values():
                 policy.close()
 
+    def _part(self) -> None:
+        """Fleets of the samplers that have weights of their own; then nobody reads a learner while it trains."""
+        playing = [p for p in self.policies.values() if p.trainable and any(p is r for r in self.roles.values())]
+        self.apart = bool(playing) and all(getattr(p.sampler, "apart", False) for p in playing)
+        for policy in playing if self.apart else ():
+            if not isinstance(policy.sampler, Fleet):
+                policy.serve(Fleet([policy.sampler]))
+            fleet: Any = policy.sampler
+            fleet.name, fleet.sync = policy.name, self.sync
+            if self.sync.boundary == "token" and not all(hasattr(r.sampler, "abort") for r in fleet.replicas):
+                raise UserError(
+                    f"the sampler of {policy.name!r} cannot cut its samples: choose a sync other than resume"
+                )
+            _one_at_a_time(policy.learner)
+
     async def aclose(self) -> None:
         """End what parts hold in the event loop (processes, connections): those that have an async `aclose`."""
-        for part in [*self.on_group, *self.on_batch, *self.probes, self.env]:
+        samplers = [p.sampler for p in self.policies.values()]
+        for part in [*self.on_group, *self.on_batch, *self.probes, self.env, *samplers]:
             if hasattr(part, "aclose"):
                 await part.aclose()
+
+    # rollouts ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, step: int, n: int) -> list[Request]:
+        """The curriculum's next requests, opened on the bus."""
+        requests = [self.numbered(r) for r in self.curriculum.next(n)]
+        if requests:
+            rows = {r.id: self.rows(r) for r in requests}
+            await self.bus.open(f"open {requests[0].id}", step, rows)
+        return requests
+
+    async def take(self, step: int) -> Batch:
+        """The groups of a step, in the order of asking; they leave the bus."""
+        taken = await self.bus.take(f"train {step}", "train", step, Groups())
+        await self.bus.clear(step)
+        del self.asks[step]
+        return Batch.concat([row["batch"] for row in taken])
+
+    def restore_asks(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
+        self.asks = {step: Ask(**ask) for step, ask in saved.items()}
+
+    def rows(self, request: Request) -> list[str]:
+        """The bus's names of the attempts at a request."""
+        return [f"{request.id}/{n}" for n in range(len(request.overrides()))]
+
+    def serves(self, step: int) -> None:
+        """What this task and its children sample is for a step: how old the weights may be."""
+        OLDEST.set({name: first + step - self.ahead for name, first in self.first.items()})
+
+    def recent(self, episode: Episode) -> bool:
+        """Whether weights that are not too old for the step sampled every token of it."""
+        oldest = OLDEST.get() or {}
+        for turn in episode.turns if self.apart else ():
+            policy = self.roles.get(turn.author)
+            if policy is not None and turn.logp and min(turn.versions or (turn.version,)) < oldest.get(policy.name, 0):
+                return False
+        return True
 
     def numbered(self, request: Request) -> Request:
         """The request with an id that is unique in the run."""
@@ -213,6 +296,12 @@ class Run:
         if not isinstance(made, Batch):
             raise UserError(f"stage {_title(stage)} returned {type(made).__name__}: it must return a batch, b.put(…)")
         return made
+
+    async def trained(self, update: Update, batch: Batch, step: int) -> dict[str, float]:
+        """One update; in a thread where samplers may go on meanwhile."""
+        if not self.apart:
+            return self.update(update, batch, step)
+        return await asyncio.get_running_loop().run_in_executor(None, self.update, update, batch, step)
 
     def update(self, update: Update, batch: Batch, step: int) -> dict[str, float]:
         with self.timed("update"):
@@ -238,13 +327,19 @@ class Run:
         """One line, one record, probes, transcripts, checkpoint."""
         if self.ledger.share(self.budget) >= 1:
             self.steps, self.ledger.ended = step + 1, True
-        await self.reporter.step(step + 1, batch, metrics)
+        async with self.floor.quiet(*(("episodes", "stages") if self._probed(step + 1) else ())):
+            await self.reporter.step(step + 1, batch, metrics)
         for policy in self.policies.values():  # what a sampler has stored is not in the checkpoint
             if hasattr(policy.sampler, "forget"):
                 policy.sampler.forget()
         last = step + 1 == self.steps
         if self.out is not None and (last or (self.save_every and (step + 1) % self.save_every == 0)):
-            self.save(step + 1)
+            async with self.floor.quiet("stages"):
+                self.save(step + 1)
+
+    def _probed(self, step: int) -> bool:
+        """Whether a probe looks at the run now: what it plays must not meet what is played for training."""
+        return any(getattr(p, "due", lambda *_: True)(step, self.steps) for p in self.probes)
 
     def save(self, step: int) -> Path:
         return state.save(self, self.reporter.checkpoints, step)
@@ -274,6 +369,20 @@ class Run:
         parts = [f"{n} attempts dropped ({why})" for why, n in dropped.items()]
         parts += [f"{silent} groups whose attempts all scored the same"] if silent else []
         return f": {', '.join(parts)}" if parts else ""
+
+
+def _one_at_a_time(learner: Any) -> None:
+    """Updates run in a thread: a reading waits until the weights are whole again."""
+    lock = threading.RLock()
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            with lock:
+                return method(*args, **options)
+
+        return call
+
+    learner.update, learner.read = guarded(learner.update), guarded(learner.read)
 
 
 def _parts(x: Any) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 checkpoints/step_20/model/            the first role's policy, Hugging Face layout
 checkpoints/step_20/training.pt       its optimiser and exact weights
 checkpoints/step_20/policies/<name>/  the same for every other policy that has changed
-checkpoints/step_20/state.pt          step, curriculum, stages, probes, queued batches, position of the report
+checkpoints/step_20/state.pt          step, curriculum, stages, probes, what is on the bus, position of the report
 checkpoints/latest -> step_20
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from pickle import PicklingError, UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,9 @@ from safetensors import SafetensorError
 from temper.backends.base import Ack
 from temper.carrier import Batch, Structure
 from temper.columns import Column, Level
+from temper.episode import Episode, Trajectory, Turn
 from temper.errors import UserError
+from temper.request import Request
 from temper.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -106,7 +108,8 @@ def _restore(run: Run, found: Path) -> int:
             policy.restore(place)
         policy.version = saved["versions"].get(name, 0)
     run.asked, run.acks = saved["asked"], {n: Ack(*a) for n, a in saved["acks"].items()}
-    run.queue.extend(unpack(b) for b in saved["queue"])
+    run.bus.bus.load_state_dict(_decode(saved["bus"]))
+    run.restore_asks(_decode(saved["asks"]))
     run.reporter.load_state_dict(saved["reporter"])
     for name, part in parts(run):
         if name in saved["parts"]:
@@ -121,7 +124,8 @@ def tree(run: Run, step: int) -> dict[str, Any]:
         "asked": run.asked,
         "versions": {p.name: p.version for p in run.policies.values()},
         "acks": {name: (a.version, a.fingerprint) for name, a in run.acks.items()},
-        "queue": [pack(b) for b in run.queue],
+        "bus": _encode(run.bus.bus.state_dict()),
+        "asks": {step: _encode(vars(ask)) for step, ask in run.asks.items()},
         "reporter": run.reporter.state_dict(),
         "parts": {name: part.state_dict() for name, part in parts(run)},
     }
@@ -176,22 +180,30 @@ def unpack(saved: dict[str, Any]) -> Batch:
     return Batch(Structure(**saved["structure"]), columns)
 
 
+RECORDS: dict[str, Any] = {c.__name__: c for c in (Task, Episode, Turn, Trajectory, Request)}
+
+
 def _encode(x: Any) -> Any:
-    if isinstance(x, Task):
-        return {"__task__": {**asdict(x), "info": dict(x.info)}}
+    """Batches and records as plain data, wherever they are in `x`."""
+    if isinstance(x, Batch):
+        return {"__batch__": pack(x)}
+    if type(x).__name__ in RECORDS and isinstance(x, RECORDS[type(x).__name__]):
+        return {"__record__": type(x).__name__, "fields": {f.name: _encode(getattr(x, f.name)) for f in fields(x)}}
     if isinstance(x, list):
         return [_encode(v) for v in x]
     if isinstance(x, tuple):
         return tuple(_encode(v) for v in x)
-    return {k: _encode(v) for k, v in x.items()} if isinstance(x, dict) else x
+    return {k: _encode(v) for k, v in x.items()} if isinstance(x, Mapping) else x
 
 
 def _decode(x: Any) -> Any:
+    if isinstance(x, dict) and "__batch__" in x:
+        return unpack(x["__batch__"])
+    if isinstance(x, dict) and "__record__" in x:
+        return RECORDS[x["__record__"]](**_decode(x["fields"]))
     if isinstance(x, dict):
-        return Task(**x["__task__"]) if "__task__" in x else {k: _decode(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return type(x)(_decode(v) for v in x)
-    return x
+        return {k: _decode(v) for k, v in x.items()}
+    return type(x)(_decode(v) for v in x) if isinstance(x, (list, tuple)) else x
 
 
 def _place(run: Run, name: str) -> str:

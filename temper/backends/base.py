@@ -34,6 +34,8 @@ class SamplingParams:
     stop_ids     token ids that end it, beside the model's own end tokens (kept in the ids)
     allowed      the only token ids that may be sampled (None: all)
     seed         of its random stream; the same seed and weights give the same tokens
+    begun        the last so many of the ids given were sampled for this request already, which was cut: it goes on with
+                 their random stream, and they count towards max_tokens and stop
     continued    the answer will be gone on from: the sampler may keep what it computed (no token depends on it)
     """
 
@@ -45,6 +47,7 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()
     allowed: tuple[int, ...] | None = None
     seed: int = 0
+    begun: int = 0
     continued: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +67,10 @@ class SamplingParams:
             if name not in self.__dataclass_fields__:
                 raise unknown("sampling parameter", name, list(self.__dataclass_fields__))
         return replace(self, **changes) if changes else self
+
+
+class Gone(Exception):
+    """Raised by a sampler whose process or machine is lost: what it was asked for may be asked for elsewhere."""
 
 
 class ContextFull(ValueError):
@@ -90,6 +97,12 @@ class Ack:
 
 
 class Sampler(Protocol):
+    """What continues ids. Optional members:
+
+    apart    True: it has its own copy of the weights, and may sample while the learner trains
+    abort()  async: end every sample at once; each returns what it has, with finish "abort" (for `Sync` "token")
+    """
+
     async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
         """Continue `ids`. Raises ContextFull when they leave no room in the context."""
         ...

@@ -78,6 +78,7 @@ class LocalSampler:
         self._hidden: Tensor | None = None
         self._waiting: deque[_Request] = deque()
         self._joining: list[_Request] = []
+        self._asked: dict[_Request, None] = {}
         self._driver: asyncio.Task[None] | None = None
 
     async def load(self, weights: Weights, version: int) -> Ack:
@@ -103,7 +104,18 @@ class LocalSampler:
         self._waiting.append(request)
         if self._driver is None or self._driver.done():
             self._driver = asyncio.get_running_loop().create_task(self._drive())
-        return await request.future
+        self._asked[request] = None
+        try:
+            return await request.future
+        finally:
+            del self._asked[request]
+
+    async def abort(self) -> None:
+        """End every sample at once; each returns what it has, with finish "abort"."""
+        for request in [*self._asked]:
+            if request in self._waiting:
+                request.start(self)
+            request.finish("abort", self.tokenizer)
 
     async def _drive(self) -> None:
         rows: Rows | None = None
@@ -373,13 +385,14 @@ class _Request:
 
     def start(self, sampler: LocalSampler) -> None:
         p = self.params
-        self.limit = min(p.max_tokens, sampler.context - len(self.ids))
+        self.limit = min(p.max_tokens - p.begun, sampler.context - len(self.ids))
+        self.before = list(self.ids[len(self.ids) - p.begun :])
         self.ends = frozenset((*sampler.end, *p.stop_ids))
         self.watched = bool(p.stop) or self.heard is not None
         self.cut = p.temperature > 0 and (p.top_k or p.top_p < 1)
         self.version = sampler.version
         stream = np.random.Generator(np.random.Philox(key=[p.seed & (2**64 - 1), 0]))
-        self.uniform: list[float] = stream.random(self.limit).tolist() if p.temperature > 0 else []
+        self.uniform: list[float] = stream.random(p.begun + self.limit).tolist()[p.begun :] if p.temperature > 0 else []
 
     def next_uniform(self, ahead: int = 0) -> float:
         n = len(self.drawn) + ahead
@@ -400,19 +413,19 @@ class _Request:
             self.heard(token)
         done = token in self.ends or self._stopped(tokenizer)
         if done or len(self.drawn) >= self.limit:
-            self._finish("stop" if done else "length", tokenizer)
+            self.finish("stop" if done else "length", tokenizer)
 
     def _stopped(self, tokenizer: Any) -> bool:
         if not self.params.stop:
             return False
         longest = max(len(s.encode()) for s in self.params.stop)  # a token is at least a byte
-        tail = tokenizer.decode(self.drawn[-longest - 8 :])
+        tail = tokenizer.decode((self.before + self.drawn[-longest - 8 :])[-longest - 8 :])
         return any(s in tail for s in self.params.stop)
 
-    def _finish(self, reason: str, tokenizer: Any) -> None:
+    def finish(self, reason: str, tokenizer: Any) -> None:
         if self.future.done():
             return
-        text = tokenizer.decode([i for i in self.drawn if i not in self.ends])
+        text = tokenizer.decode([i for i in self.before + self.drawn if i not in self.ends])
         cut, p = tuple(self.support) if self.cut else None, self.params
         self.future.set_result(
             Completion(tuple(self.drawn), tuple(self.logp), reason, self.version, p.temperature, cut, p.allowed, text)

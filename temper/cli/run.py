@@ -253,7 +253,7 @@ def stage_of(error: BaseException) -> str:
     found, trace = "the run", error.__traceback__
     while trace is not None:
         code, here = trace.tb_frame.f_code, trace.tb_frame.f_locals
-        if code.co_filename.endswith(("temper/loop.py", "temper/run.py", "temper/report.py")):
+        if code.co_filename.endswith(("temper/loop.py", "temper/play.py", "temper/run.py", "temper/report.py")):
             if code.co_name == "apply" and "stage" in here:
                 found = f"stage {type(here['stage']).__name__}"
             found = STAGES.get(code.co_name, found)
