@@ -1,12 +1,12 @@
 """Who may fail, what happens then, and who waits for whom. Nothing here knows what the parts run on.
 
     role         what plays it                       when it dies
-    sampler      serves a policy                     in place: its requests are asked again elsewhere, with the same seeds
-    environment  plays attempts                      in place: the attempt is played again, what was sampled is remembered
-    reward       judges                              in place: its calls are asked again, never scored 0
-    learner      trains a policy                     in place: its last state, then the optimiser steps since
-    bus          holds rows between stages           in place: its last state, then the calls since
-    driver       everything that is not an actor     resumed from the last checkpoint, by whoever started it
+    sampler      serves a policy                   in place: its requests are asked again elsewhere, with the same seeds
+    environment  plays attempts                    in place: the attempt is played again, what was sampled is remembered
+    reward       judges                            in place: its calls are asked again, never scored 0
+    learner      trains a policy                   in place: its last state, then the optimiser steps since
+    bus          holds rows between stages         in place: its last state, then the calls since
+    driver       everything that is not an actor   resumed from the last checkpoint, by whoever started it
 
 A role may instead be "again" (the run starts again from its last checkpoint) or "skip" (go on without it).
 """
@@ -111,7 +111,7 @@ class Supervisor:
         self._restarts: dict[str, deque[float]] = {}
 
     def fell(self, role: str, who: str, why: str) -> str:
-        """What to do about `who`: IN_PLACE or SKIP. StartAgain when that is over, or not what the role's policy says."""
+        """What to do about `who`: IN_PLACE or SKIP; StartAgain where the role's policy, or the spent budget, says so."""
         action = self.faults.of(role)
         recent = self._restarts.setdefault(role, deque())
         now = self.clock()
@@ -144,17 +144,21 @@ class Supervisor:
 class Pulse:
     """Heartbeats of one process, counted in beats: a driver that was busy itself misses nothing.
 
-    `progress` is any value that changes while the process gets on with its work.
+    missed  without an answer; still: without progress, while the run waits for it; idle: and with nothing to do
     """
 
     faults: Faults
     missed: int = 0
     still: int = 0
+    idle: int = 0
     progress: Any = None
 
-    def answered(self, progress: Any, busy: bool) -> None:
+    def answered(self, progress: Any, waited_for: bool, at_work: bool = True) -> None:
+        """progress: any value that changes while the process gets on with its work."""
         self.missed = 0
-        self.still = self.still + 1 if busy and progress == self.progress else 0
+        still = waited_for and progress == self.progress
+        self.still = self.still + 1 if still else 0
+        self.idle = self.idle + 1 if still and not at_work else 0
         self.progress = progress
 
     def silent(self) -> None:
@@ -165,12 +169,18 @@ class Pulse:
         """Why it is taken for dead; "" when it is not."""
         if self.missed * self.faults.beat >= self.faults.silence:
             return f"no heartbeat for {self.missed * self.faults.beat:g} s"
+        if self.idle * self.faults.beat >= self.faults.silence:
+            return (
+                f"it has had nothing to do for {self.idle * self.faults.beat:g} s, while the run waited for its answer"
+            )
         if self.still * self.faults.beat >= self.faults.patience:
-            return f"no progress for {self.still * self.faults.beat:g} s, with work to do"
+            return f"no progress for {self.still * self.faults.beat:g} s, while the run waited for its answer"
         return ""
 
 
-def started_again(run: Callable[[bool], T], faults: Faults, checkpoint: Callable[[], str], say: Callable[[str], None]) -> T:
+def started_again(
+    run: Callable[[bool], T], faults: Faults, checkpoint: Callable[[], str], say: Callable[[str], None]
+) -> T:
     """`run(resume)` until it ends by itself: after StartAgain it is called again, with resume=True.
 
     checkpoint  names the last one ("" where there is none)

@@ -8,13 +8,14 @@ import os
 import shlex
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from temper.cli import DEBUG, estimate, fail, find, options, plan
+from temper.cli import DEBUG, backend, estimate, fail, find, options, plan
 from temper.errors import UserError
 from temper.recipe import Option, signature, summary
+from temper.supervision import Faults, started_again
 
 if TYPE_CHECKING:
     from temper.run import Run
@@ -28,6 +29,7 @@ def common(
     dry_run: bool = False,
     threads: int = 0,
     track: tuple[str, ...] = (),
+    record_steps: str = "",
 ) -> None:
     """What every run takes.
 
@@ -38,10 +40,11 @@ def common(
     dry_run  show the resolved run, the arithmetic of a step, and an estimate of time and memory; nothing is written
     threads  of torch (default: the recipe's; most take all cores, at most 4)
     track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
+    record_steps  keep whole steps for temper replay: 10,20, or checkpoints for the step after each checkpoint
     """
 
 
-COMMON = signature(common)
+COMMON = [*signature(common), *backend.OPTIONS]
 USAGE = "temper run RECIPE [--option value …]     RECIPE: a name, FILE.py, or FILE.py:function"
 
 
@@ -115,6 +118,7 @@ def resolve(argv: list[str]) -> Asked:
 def build(asked: Asked) -> tuple[list[Run], Path]:
     """The recipe's phases, and the directory of the whole: each of several phases has its own in there."""
     from temper import install
+    from temper.replay.record import steps_of
     from temper.run import Run
 
     install.permit()
@@ -136,6 +140,9 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
         limit(phases, asked)
     for phase in phases:
         phase.trackers = tuple(asked.own.get("track", ()))
+        phase.record = steps_of(asked.own.get("record_steps", ""))
+    if not asked.own.get("dry_run"):
+        backend.place(phases, asked.own)
     return phases, out
 
 
@@ -196,8 +203,13 @@ def train(phases: list[Run], out: Path, asked: Asked) -> int:
     from temper.loop import train_all
 
     torch.set_num_threads(threads_of(asked, phases))
+
+    def once(again: bool) -> None:
+        made = build(replace(asked, own={**asked.own, "resume": out}))[0] if again else phases
+        asyncio.run(train_all(made))
+
     try:
-        asyncio.run(train_all(phases))
+        started_again(once, Faults(), lambda: newest(out), print)
     except UserError as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, OSError) or os.environ.get(DEBUG):
@@ -210,6 +222,14 @@ def train(phases: list[Run], out: Path, asked: Asked) -> int:
             raise
         return crashed(error, out)
     return 0
+
+
+def newest(out: Path) -> str:
+    """The last checkpoint of a run, or of the phase that it is in; "" without one."""
+    from temper.state import latest
+
+    found = [latest(p) for p in (out / "checkpoints", *sorted(out.glob("*/checkpoints")))]
+    return str(next((p for p in reversed(found) if p is not None), ""))
 
 
 def refused(error: Exception, target: find.Target) -> UserError:
