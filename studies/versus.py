@@ -23,6 +23,11 @@ SETTING = (
     "share tasks and random streams and end after 40,000 sampled tokens. pass@1: 140 held-out questions × 4 attempts."
 )
 
+HARD = "rg:chain_sum?min_terms=3&max_terms=4&min_digits=2&max_digits=2&size=4000"
+HARD_SETTING = SETTING.replace(
+    "its quickstart suite", "sums of three or four two-digit numbers, of which it solves one in a hundred attempts"
+).replace("questions × 4", "sums × 4")
+
 
 def at_equal_tokens(
     recipe: Callable[..., Run],
