@@ -68,8 +68,8 @@ class _Waiter:
 
 
 @dataclass(frozen=True)
-class _Staged:
-    weights: dict[str, Any]
+class Staged:
+    weights: Weights
     version: int
     fingerprint: str
 
@@ -87,7 +87,7 @@ class Fleet:
         self.name, self.sync, self.slots = name, sync or Sync(), slots
         self.replicas = [Replica(s, i) for i, s in enumerate(samplers)]
         self._made = len(self.replicas)
-        self._staged: _Staged | None = None
+        self._staged: Staged | None = None
         self._waiting: deque[_Waiter] = deque()
         self._changing: dict[Replica, asyncio.Task[None]] = {}
         self._turns: asyncio.Semaphore | None = None
@@ -184,8 +184,7 @@ class Fleet:
 
     async def load(self, weights: Weights, version: int) -> Ack:
         """Stage a copy of the weights and have every replica change to it, as `sync` says."""
-        copied = {n: w.detach().to("cpu", copy=True) for n, w in weights.items()}
-        self._staged = _Staged(copied, version, fingerprint(copied.items()))
+        self._staged = self._stage(weights, version)
         first = all(r.version < 0 for r in self.replicas)
         self.check()
         changing = [r for r in self.replicas if not r.leaving]
@@ -200,6 +199,11 @@ class Fleet:
                     r.held = False
                 self._stir()
         return Ack(version, self._staged.fingerprint)
+
+    def _stage(self, weights: Weights, version: int) -> Staged:
+        """What every replica is to load: it does not change when the learner trains on."""
+        copied = {n: w.detach().to("cpu", copy=True) for n, w in weights.items()}
+        return Staged(copied, version, fingerprint(copied.items()))
 
     def check(self) -> None:
         """Raise what a replica's change of weights failed with."""

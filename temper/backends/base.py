@@ -172,8 +172,11 @@ class Lora:
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     """16 hex digits over every tensor's name and the sum of its numbers' bits, read as whole numbers.
 
-    Whole numbers add up to the same in any order: on any device, with any number of threads.
+    Whole numbers add up to the same in any order: on any device, with any number of threads. Weights that are elsewhere
+    may bring theirs, as the attribute `fingerprint` of their items.
     """
+    if known := getattr(weights, "fingerprint", ""):
+        return str(known)
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in weights:
         bits = tensor.detach().view(BITS[tensor.element_size()])

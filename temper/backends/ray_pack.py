@@ -6,7 +6,7 @@ import io
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ def thaw(frozen: Frozen) -> dict[str, Tensor]:
 
 def _flat(t: Tensor) -> Tensor:
     return t.cpu().contiguous().reshape(-1)
+
+
+class _Items(ItemsView[str, Tensor]):
+    """What `temper.backends.base.fingerprint` need not look at."""
+
+    def __init__(self, pushed: Pushed):
+        super().__init__(pushed)
+        self.fingerprint = pushed.fingerprint
 
 
 class Pushed(Mapping[str, Tensor]):
@@ -76,6 +84,9 @@ class Pushed(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    def items(self) -> _Items:
+        return _Items(self)
 
 
 def pack(value: Any, modules: Sequence[nn.Module] = ()) -> bytes:

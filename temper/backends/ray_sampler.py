@@ -15,7 +15,7 @@ from temper.backends.base import Ack, Gone, SamplingParams, Weights, check_promp
 from temper.backends.ray_crew import Crew, Member
 from temper.backends.ray_pack import Pushed
 from temper.episode import Completion
-from temper.fleet import Fleet, Replica
+from temper.fleet import Fleet, Replica, Staged
 from temper.supervision import Lost, Overdue, within
 from temper.sync import Sync
 
@@ -26,8 +26,8 @@ class RayReplica:
     apart = True
     streams = True  # `sample` takes `heard`
 
-    def __init__(self, member: Member, crew: Crew, pushed: Callable[[Weights], Pushed] = Pushed.of):
-        self.member, self.crew, self.pushed = member, crew, pushed
+    def __init__(self, member: Member, crew: Crew):
+        self.member, self.crew = member, crew
         about = member.line.about
         self.context, self.end, self.vocabulary = about["context"], about["end"], about["vocabulary"]
         self.op = 0
@@ -63,7 +63,7 @@ class RayReplica:
 
     async def load(self, weights: Weights, version: int) -> Ack:
         """Serve these weights from the next sample on. The operation is numbered: a late one is known, and not done."""
-        pushed = self.pushed(weights)
+        pushed = Pushed.of(weights)
         self.op += 1
         what = f"acknowledge version {version} of the weights (operation {self.op})"
         faults, line = self.crew.faults, self.member.line
@@ -99,7 +99,6 @@ class RaySampler(Fleet):
         self.crew = crew
         self.context, self.end, self.vocabulary = about["context"], about["end"], about["vocabulary"]
         self._of: dict[Member, Replica] = {}
-        self._put: tuple[Weights, Pushed] | None = None
         crew.entered, crew.left, crew.broke = self._enter, self._left, self._fail
         for member in crew.members:
             self._serve(member)
@@ -112,23 +111,19 @@ class RaySampler(Fleet):
         for member in self.crew.members:
             member.line.ask("forget")
 
-    def _replica(self, member: Member) -> RayReplica:
-        return RayReplica(member, self.crew, self._pushed)
-
-    def _pushed(self, weights: Weights) -> Pushed:
-        """In the object store: put there once for all replicas."""
-        if self._put is None or self._put[0] is not weights:
-            self._put = weights, Pushed.of(weights)
-        return self._put[1]
+    def _stage(self, weights: Weights, version: int) -> Staged:
+        """In the object store, put there once for all replicas."""
+        pushed = Pushed.of(weights)
+        return Staged(pushed, version, pushed.fingerprint)
 
     def _serve(self, member: Member) -> None:
-        replica = self._of[member] = Replica(self._replica(member), self._made)
+        replica = self._of[member] = Replica(RayReplica(member, self.crew), self._made)
         self._made += 1
         self.replicas.append(replica)
 
     async def _enter(self, member: Member) -> None:
         """A new member: with the newest weights before it serves anything."""
-        self._of[member] = await self.join(self._replica(member))
+        self._of[member] = await self.join(RayReplica(member, self.crew))
 
     def _left(self, member: Member) -> None:
         if (replica := self._of.pop(member, None)) is not None:
