@@ -88,13 +88,15 @@ class LocalLearner:
         self.token_budget, self.autocast = token_budget, autocast
         self.head = layout.head_of(module)
         self.flat = layout.can_pack(module)
+        self.recomputes = bool(getattr(load.plain(module), "is_gradient_checkpointing", False))
         self.own = nn.ModuleList(modules or [])
         self._prepare()
         self.step = 0
         self.changed = False  # weights were copied in from elsewhere
 
     def _prepare(self) -> None:
-        self._train([p for p in self.module.parameters() if p.requires_grad])
+        self._served = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        self._train(list(self._served.values()))
 
     @property
     def names(self) -> list[str]:
@@ -228,7 +230,7 @@ class LocalLearner:
     def _recomputing(self) -> Iterator[None]:
         """Gradient checkpointing acts in train mode only, where models sample without a cache: train mode just here."""
         inner = load.plain(self.module)
-        if not getattr(inner, "is_gradient_checkpointing", False):
+        if not self.recomputes:
             yield
             return
         inner.train()
@@ -246,7 +248,7 @@ class LocalLearner:
 
     def weights(self) -> Weights:
         """The trained weights by name (adapters only under LoRA), without a copy."""
-        return {n: p.detach() for n, p in self.module.named_parameters() if p.requires_grad}
+        return {n: p.detach() for n, p in self._served.items()}
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,23 +67,35 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 def planned(units: Sequence[Unit]) -> Tensor:
     """A stand-in for the mask of one row that holds `units` in their order; it carries their plan."""
-    length = torch.tensor([unit.length for unit in units], dtype=torch.int64)
-    begin = length.cumsum(0) - length
-    columns = torch.arange(int(length.sum()))
-    keys: list[Tensor] = []
-    for unit, own in zip(units, columns.split([unit.length for unit in units])):
-        keys.append(torch.cat([keys[unit.parent], own]) if unit.parent >= 0 else own)
-    back = torch.zeros_like(columns)
+    length = np.array([unit.length for unit in units], dtype=np.int64)
+    begin = length.cumsum() - length
+    before = np.zeros_like(length)  # tokens that a unit's ancestors hold
+    for n, unit in enumerate(units):
+        before[n] = before[unit.parent] + length[unit.parent] if unit.parent >= 0 else 0
+    columns = np.arange(int(length.sum()))
+    back = np.zeros_like(columns)
     pieces, done = [], 0
-    for some in _bundles([(unit.length, len(k)) for unit, k in zip(units, keys)]):
-        q, k = max(units[n].length for n in some), max(len(keys[n]) for n in some)
-        own, place = length[some][:, None], torch.arange(q)
-        queries = begin[some][:, None] + torch.minimum(place, own - 1)
-        back[queries[place < own]] = (done + torch.arange(len(some) * q)).view(-1, q)[place < own]
+    for some in _bundles(list(zip(length.tolist(), (before + length).tolist()))):
+        q, k = int(length[some].max()), int((before + length)[some].max())
+        own, place = length[some][:, None], np.arange(q)
+        queries = begin[some][:, None] + np.minimum(place, own - 1)
+        back[queries[place < own]] = (done + np.arange(len(some) * q)).reshape(-1, q)[place < own]
         done += len(some) * q
-        before = torch.tensor([len(keys[n]) - units[n].length for n in some])
-        pieces.append(Piece(queries, torch.stack([_padded(keys[n], k) for n in some]), _mask(before, q, k)))
-    return _carrying(Plan(tuple(pieces), back))
+        keys = np.stack([_keys(units, columns, begin, before, n, k) for n in some])
+        pieces.append(Piece(torch.from_numpy(queries), torch.from_numpy(keys), _mask(before[some], q, k)))
+    return _carrying(Plan(tuple(pieces), torch.from_numpy(back)))
+
+
+def _keys(
+    units: Sequence[Unit], columns: np.ndarray, begin: np.ndarray, before: np.ndarray, n: int, k: int
+) -> np.ndarray:
+    """[k] the columns that unit n looks at, its ancestors' first; padded with its last."""
+    out = np.full(k, begin[n] + units[n].length - 1)
+    while n >= 0:
+        first, size = int(before[n]), units[n].length
+        out[first : first + size] = columns[begin[n] : begin[n] + size]
+        n = units[n].parent
+    return out
 
 
 def _bundles(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -103,16 +116,12 @@ def _bundles(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
     return bundles
 
 
-def _padded(index: Tensor, n: int) -> Tensor:
-    return index if len(index) == n else torch.cat([index, index[-1:].expand(n - len(index))])
-
-
-def _mask(before: Tensor, q: int, k: int) -> Tensor | None:
+def _mask(before: np.ndarray, q: int, k: int) -> Tensor | None:
     """[units, 1, q, k] ([1, …] where all are alike); padded queries look at something, padded keys are never seen."""
-    if not bool(before.any()):
+    if not before.any():
         return None
-    before = before[:1] if bool((before == before[0]).all()) else before
-    return torch.arange(k) <= (before[:, None] + torch.arange(q))[:, None, :, None]
+    first = torch.from_numpy(before[:1] if (before == before[0]).all() else before)
+    return torch.arange(k) <= (first[:, None] + torch.arange(q))[:, None, :, None]
 
 
 def _carrying(plan: Plan) -> Tensor:

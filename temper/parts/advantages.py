@@ -31,6 +31,8 @@ def group_sum(b: Batch, x: Tensor) -> Tensor:
 
 def group_count(b: Batch, r: Tensor) -> Tensor:
     """How many of the group are judged."""
+    if not bool(r.isnan().any()):
+        return b.spread(b.count(TRAJECTORY, GROUP).to(r.dtype), GROUP, TRAJECTORY)
     return group_sum(b, (~r.isnan()).to(r.dtype))
 
 
