@@ -78,6 +78,7 @@ class LocalSampler:
         self._hidden: Tensor | None = None
         self._waiting: deque[_Request] = deque()
         self._joining: list[_Request] = []
+        self._resolved = True  # whether somebody was just answered, and may ask again
         self._asked: dict[_Request, None] = {}
         self._driver: asyncio.Task[None] | None = None
 
@@ -119,9 +120,10 @@ class LocalSampler:
 
     async def _drive(self) -> None:
         rows: Rows | None = None
+        self._resolved = True
         try:
             while True:
-                await _settle()
+                await _settle(3 if self._resolved else 1)
                 while self._waiting and self._waiting[0].future.done():  # its coroutine was cancelled
                     self._waiting.popleft()
                 if self._waiting and (rows is None or len(rows) < self.max_rows):
@@ -282,6 +284,7 @@ class LocalSampler:
             rows.retract(refused)
             if self.decoder is None or rows.loose:  # only the lean step may look past holes
                 rows.close()
+        self._resolved = bool(ended)
         for row in ended:
             self._ended(rows, row)
         return last
@@ -444,9 +447,9 @@ def buckets(left: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(left))
 
 
-async def _settle() -> None:
+async def _settle(turns: int) -> None:
     """Give every coroutine that is ready the chance to ask, so that requests of one moment run together."""
-    for _ in range(3):
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
