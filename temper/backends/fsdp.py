@@ -203,9 +203,9 @@ class Rank(LocalLearner):
             if any_has:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
                 dist.all_reduce(p.grad)
-        for leaf, p in zip(self.trained, self.sharded.values()):
-            leaf.data = local(p)
-            leaf.grad = None if p.grad is None else local(p.grad)
+        for leaf, weight in zip(self.trained, self.sharded.values()):
+            leaf.data = local(weight)
+            leaf.grad = None if weight.grad is None else local(weight.grad)
 
     def _clip(self, limit: float) -> Tensor:
         n = len(self.trained) - len(list(self.own.parameters()))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import shutil
 import signal
 import socket
@@ -18,13 +17,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import GeneratorType
 from typing import Any
 
 import torch
@@ -42,7 +38,7 @@ GRACE = 1.0  # seconds in which a death that made another rank fail comes to lig
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _BOOT = """import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from temper.backends.fsdp_processes import serve
+from temper.backends.fsdp_serve import serve
 serve(*sys.argv[2:])"""
 
 
@@ -176,55 +172,3 @@ class Processes:
 
 def _ranks(waiting: dict[int, Any]) -> str:
     return f"rank{'s' if len(waiting) > 1 else ''} {', '.join(map(str, waiting))}"
-
-
-# the other end --------------------------------------------------------------------------------------------------------
-
-
-def serve(fd: str, rank: str, world: str, store: str, timeout: str, threads: str, parent: str) -> None:
-    """Be a rank: answer messages until the run closes its end, or is gone."""
-    import torch.distributed as dist
-
-    from temper.backends import fsdp
-
-    end, messages = Connection(int(fd)), queue.SimpleQueue[bytes]()
-    threading.Thread(target=_listen, args=(end, messages, int(parent)), daemon=True).start()
-    torch.set_num_threads(int(threads))
-    target: Any = None
-    while True:
-        try:
-            method, args = fsdp_wire.loads(messages.get(), list(target.own) if target is not None else ())
-            if method == "open":
-                target = None  # the memory of one that was there before
-                if not dist.is_initialized():
-                    there = dist.FileStore(store, int(world))
-                    fsdp.join(int(rank), int(world), timeout=float(timeout), store=there, device=args[0].device)
-                target, result = args[0].open(), None
-            else:
-                result = getattr(target, method)(*args)
-            if isinstance(result, GeneratorType):
-                result = _given(end, result, rank == "0")
-            end.send_bytes(fsdp_wire.dumps(("done", result)))
-        except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            kind = "OSError" if isinstance(error, OSError) else type(error).__name__
-            end.send_bytes(fsdp_wire.dumps(("failed", (kind, text, traceback.format_exc()))))
-
-
-def _given(end: Connection, items: Iterator[Any], first: bool) -> None:
-    for item in items:
-        if first:
-            end.send_bytes(fsdp_wire.dumps(("item", item)))
-
-
-def _listen(end: Connection, messages: Any, parent: int) -> None:
-    """End this process as soon as the run is gone, also in the middle of a collective."""
-    try:
-        while True:
-            if end.poll(1.0):
-                messages.put(end.recv_bytes())
-            elif os.getppid() != parent:
-                break
-    except (EOFError, OSError):
-        pass
-    os._exit(0)

@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter  # type: ignore[attr-defined]
+from torch.distributed.checkpoint import load as dcp_load  # type: ignore[attr-defined]
+from torch.distributed.checkpoint import save as dcp_save  # type: ignore[attr-defined]
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.tensor import DTensor
 
 from temper.backends.fsdp_tensors import copy, like, local, whole
@@ -63,10 +68,10 @@ def restore(rank: Rank, folder: Path) -> None:
     rank.changed, rank.step = True, saved["step"]
     if "sharded" not in saved:
         return _put(rank, whole_of(saved, rank.names))
-    kept = _sizes(folder / FOLDER)
+    kept = _sizes(folder / FOLDER, saved["sharded"])
     _make_moments(rank, [n for n in rank.names if f"exp_avg/{n}" in kept])
     state = _state(rank)
-    _read(state, folder / FOLDER)
+    _read(state, folder / FOLDER, saved["sharded"])
     rank.own.load_state_dict({k.removeprefix("own/"): v for k, v in state.items() if k.startswith("own/")})
 
 
@@ -117,10 +122,12 @@ def whole_of(training: Mapping[str, Any], names: list[str]) -> dict[str, Tensor]
     return state
 
 
-def training_of(folder: Path, names: list[str], optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What ranks saved in `folder`, as LocalLearner's training.pt; `optimizer`: the state of a new one."""
-    state: dict[str, Tensor] = {n: torch.empty(size, dtype=kind) for n, (size, kind) in _sizes(folder / FOLDER).items()}
-    _read(state, folder / FOLDER)
+def training_of(folder: Path, ranks: int, names: list[str], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """What `ranks` ranks saved in `folder`, as LocalLearner's training.pt; `optimizer`: the state of a new one."""
+    state: dict[str, Tensor] = {
+        n: torch.empty(size, dtype=kind) for n, (size, kind) in _sizes(folder / FOLDER, ranks).items()
+    }
+    _read(state, folder / FOLDER, ranks)
     parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", "own", *MOMENTS)}
     for name, x in state.items():
         kind, _, rest = name.partition("/")
@@ -132,42 +139,45 @@ def training_of(folder: Path, names: list[str], optimizer: Mapping[str, Any]) ->
 # torch.distributed.checkpoint -----------------------------------------------------------------------------------------
 
 
+class _Writer(HuggingFaceStorageWriter):
+    """Names this rank's file, which no other rank's plan is needed for."""
+
+    def __init__(self, folder: Path, rank: int):
+        super().__init__(str(folder), save_distributed=True)
+        self.shard = rank + 1
+
+    def prepare_global_plan(self, plans: list[Any]) -> list[Any]:
+        return [replace(plan, storage_data={"shard_index": self.shard}) for plan in plans]
+
+
+class _Planner(DefaultSavePlanner):
+    """Content with rows that are not all of a tensor's."""
+
+    def create_global_plan(self, all_plans: list[Any]) -> tuple[list[Any], Metadata]:
+        return all_plans, Metadata({})
+
+
 def _write(state: dict[str, Tensor], folder: Path, rank: int) -> None:
     """This rank's rows; rank 0 also writes what is whole everywhere."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-    from torch.distributed.checkpoint.metadata import Metadata
-
-    class Writer(dcp.HuggingFaceStorageWriter):  # type: ignore[misc]
-        def prepare_global_plan(self, plans: list[Any]) -> list[Any]:
-            return [replace(plan, storage_data={"shard_index": rank + 1}) for plan in plans]
-
-    class Alone(DefaultSavePlanner):
-        def create_global_plan(self, all_plans: list[Any]) -> tuple[list[Any], Metadata]:
-            return all_plans, Metadata({})
-
     mine = {n: x for n, x in state.items() if rank == 0 or (isinstance(x, DTensor) and local(x).numel())}
     with _alone():
-        dcp.save(mine, storage_writer=Writer(str(folder), save_distributed=True), planner=Alone(), no_dist=True)
+        dcp_save(mine, storage_writer=_Writer(folder, rank), planner=_Planner(), no_dist=True)
 
 
-def _read(state: dict[str, Tensor], folder: Path) -> None:
-    """Fill the tensors of `state`, sharded or whole. UserError when the checkpoint lacks one."""
-    import torch.distributed.checkpoint as dcp
-
-    lacking = sorted(state.keys() - _sizes(folder).keys())
+def _read(state: dict[str, Tensor], folder: Path, ranks: int) -> None:
+    """Fill the tensors of `state`, sharded or whole. UserError when the checkpoint of `ranks` ranks lacks something."""
+    lacking = sorted(state.keys() - _sizes(folder, ranks).keys())
     if lacking:
         raise UserError(f"{folder} has no {lacking[0]}: resume with the options that the run was started with")
     with _alone():
-        dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+        dcp_load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
-def _sizes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    import torch.distributed.checkpoint as dcp
-
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} has no *.safetensors: the checkpoint is not whole")
-    found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+def _sizes(folder: Path, ranks: int) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    files = len(list(folder.glob("*.safetensors")))
+    if files != ranks:
+        raise UserError(f"{folder} has the files of {files} of {ranks} ranks: the checkpoint is not whole")
+    found: dict[str, Any] = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {name: (m.size, m.properties.dtype) for name, m in found.items()}
 
 

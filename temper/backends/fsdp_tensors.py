@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def layers(root: nn.Module) -> list[nn.Module]:
     return [m for m in root.modules() if type(m).__name__ in names]
 
 
-def norm(leaves: list[Tensor]) -> Tensor:
+def norm(leaves: Sequence[Tensor]) -> Tensor:
     grads = [x.grad for x in leaves if x.grad is not None]
     return torch.nn.utils.get_total_norm(grads).double() if grads else torch.zeros((), dtype=torch.float64)
 

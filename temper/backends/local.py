@@ -273,7 +273,7 @@ class LocalLearner:
         if "sharded" in state:
             from temper.backends import fsdp_state
 
-            state |= fsdp_state.training_of(folder, self.names, self.optimizer.state_dict())
+            state |= fsdp_state.training_of(folder, state["sharded"], self.names, self.optimizer.state_dict())
         self.load(state["weights"])
         self.own.load_state_dict(state["own"])
         self.optimizer.load_state_dict(state["optimizer"])
