@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from temper.carrier import Batch
-from temper.columns import TOKEN, Column, floating
+from temper.columns import ALLOWED, SUPPORT, TEMPERATURE, TOKEN, TRAJECTORY, Column, floating
 
 ATTENTION_ENTROPY = Column("attention_entropy", TOKEN, floating, "spread of what the token looks at, in [0, 1]")
 HEAD_DISTANCE = Column("head_distance", TOKEN, floating, "[tokens, heads] how far each head looks back")
@@ -132,6 +133,33 @@ class Rhythm:
         local, glob = kept[:, list(self.local)], kept[:, list(self.glob)]
         future = glob[:, :, 1].mean(1) / glob[:, :, 2].mean(1)  # 0 / 0, where nothing is late enough, is NaN
         return torch.stack([local[:, :, 0].mean(1), future], dim=1)
+
+
+@dataclass
+class Rhythms:
+    """RHYTHM of every token, by the `share` of heads that look back least (local) and most (global).
+
+    Heads are ranked on the first `sample` trajectories, in a forward pass of their own.
+    """
+
+    policy: Any
+    share: float = 0.3
+    sample: int = 256
+    near: int = 10
+    far: int = 50
+    kind = "features"
+    reads = ()
+    uses = (TEMPERATURE, SUPPORT, ALLOWED)
+    writes = (RHYTHM,)
+    wanted = True
+
+    async def __call__(self, b: Batch) -> Batch:
+        few = b.select(torch.arange(b.size(TRAJECTORY)) < self.sample)
+        distance = self.policy.learner.read(few, {HEAD_DISTANCE: HeadDistance()})[HEAD_DISTANCE].mean(0)
+        order, n = distance.argsort(stable=True).tolist(), max(1, round(self.share * len(distance)))
+        rhythm = Rhythm(tuple(order[:n]), tuple(order[-n:]), near=self.near, far=self.far)
+        out: Batch = self.policy.learner.read(b, {RHYTHM: rhythm})
+        return out
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "attention.FromTheEnd": lambda model: attended(model, attention.FromTheEnd()),
     "attention.HeadDistance": lambda model: attended(model, attention.HeadDistance()),
     "attention.Rhythm": lambda model: attended(model, attention.Rhythm((0,), (1,))),
+    "attention.Rhythms": lambda model: attention.Rhythms(opened(model)),
     "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
     "curricula.Generated": lambda: curricula.Generated(made, 2),
     "curricula.Mixture": lambda: curricula.Mixture(

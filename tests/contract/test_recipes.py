@@ -130,6 +130,7 @@ SEARCHED = {**QUESTIONS, "corpus": str(FILES / "corpus.jsonl")}
 BUNDLED = {"data": "products", "out": Path("elsewhere")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     **{(n, "out"): BUNDLED for n in ("retool", "simpletir", "thor", "rstar2-grpo-roc")},
+    ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
     ("covert", "tasks"): COVERT, ("covert", "tools"): COVERT,
