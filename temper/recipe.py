@@ -37,7 +37,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.name.rstrip("_").replace("_", "-")  # with_ is --with: a keyword is no parameter's name
 
 
 def extends(base: Callable[..., Any], *, without: Iterable[str] = ()) -> Callable[[F], F]:

@@ -30,6 +30,7 @@ from temper.diagnosis import measure as extra
 from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
 from temper.parts.noted import means
+from temper.replay import record as recorded
 from temper.trackers import Tracker, tracker
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Reporter:
         if start == 0 and (found := await self._probe(0)):
             self.history.append({"step": 0, **found, **self._spent(evaluated=True)})
             self._append("metrics.jsonl", json.dumps(clean(self.history[-1])))
+        self._record(start + 1)
         self._forget()
 
     def _forget(self) -> None:
@@ -154,6 +156,7 @@ class Reporter:
         every = self.run.transcripts_every
         if self.run.out is not None and every and (step == 1 or step % every == 0 or step == self.run.steps):
             self._write(f"episodes/step_{step:06d}.jsonl", transcripts.lines(batch, step, self._tokenizer()))
+        self._record(step + 1, batch)
         self.line.step(record)
         self._forget()
 
@@ -176,6 +179,13 @@ class Reporter:
             summary["out"] = str(self.folder)
         self.line.finish(summary)
         return summary
+
+    def _record(self, next_step: int, batch: Batch | None = None) -> None:
+        """For `temper replay`: the step that is over, and what the next one starts from."""
+        if batch is not None and recorded.wanted(self.run, next_step - 1):
+            recorded.save_batch(self.run, next_step - 1, batch)
+        if next_step <= self.run.steps and recorded.wanted(self.run, next_step):
+            recorded.save_before(self.run, next_step)
 
     def _records(self) -> list[dict[str, Any]]:
         """Those of the whole run; where nothing is written, the last ones."""

@@ -64,6 +64,7 @@ class Run:
     sync              how new weights reach samplers that are busy, where these have weights of their own
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
+    record            steps whose batch and weights are kept for `temper replay`; "checkpoints": those after each one
     trackers          names of further writers of metrics: "tensorboard", "wandb"
     budget            {axis of the ledger: amount}: the run ends after the step that reaches one, or with `steps`
     threads           of torch, where the command line does not say (0: all cores, at most 4)
@@ -92,6 +93,7 @@ class Run:
     save_every: int = 0
     keep: int = 2
     transcripts_every: int = 10
+    record: tuple[int, ...] | str = ()
     trackers: tuple[str, ...] = ()
     budget: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0

@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": ("bench:bench", "what a trained sample costs here, beside TRL and beside the arithmetic that it needs"),
     "export": ("export:export", "a model out of a run, as a Hugging Face directory"),
     "explain": ("explain:explain", "what happened in a run, in sentences with evidence and what to do"),
+    "replay": ("replay:replay", "what other methods would have done with the rollouts of a recorded step"),
     "report": ("export:report", "write a run's report.html again"),
     "setup": ("setup:setup", "install a package that pip cannot install by itself: temper setup reasoning-gym"),
 }

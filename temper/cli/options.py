@@ -50,6 +50,7 @@ def _match(word: str, known: dict[str, Option]) -> tuple[Option, str | None]:
     """The option that `word` names, and the text that it already carries."""
     flag, equals, text = word.partition("=")
     name = flag[2:].replace("-", "_")
+    name = f"{name}_" if name not in known and f"{name}_" in known else name
     if name in known:
         return known[name], text if equals else None
     if name.startswith("no_") and name[3:] in known and values.is_flag(known[name[3:]].type) and not equals:

@@ -8,6 +8,7 @@ import html
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from temper.page.read import Limits, read_run
 SCRIPTS = (
     *("base", "chart", "summary", "curves", "distributions"),
     *("shade", "episodes", "turns", "lanes", "tokens", "tree", "attempts", "rollouts"),
-    *("run", "diagnosis", "main"),
+    *("run", "diagnosis", "theme", "main"),
 )
 """The page's script, in order: each file is a chapter, and they are joined into one."""
 
@@ -40,17 +41,22 @@ def write_report(run_dir: Path, limits: Limits | None = None) -> Path:
 
 def render(data: dict[str, Any]) -> str:
     """The page as a string. Recorded steps are separate blocks, parsed only when they are looked at."""
-    script = "(() => {\n'use strict';\n" + "\n".join(_asset(f"{name}.js") for name in SCRIPTS) + "\n})();"
     episodes = data["episodes"]
     index = [{key: value for key, value in snapshot.items() if key != "groups"} for snapshot in episodes]
-    blocks = [_block("data", {**data, "episodes": index})]
-    blocks += [_block(f"episodes-{i}", snapshot["groups"]) for i, snapshot in enumerate(episodes)]
+    blocks = {"data": {**data, "episodes": index}}
+    blocks |= {f"episodes-{i}": snapshot["groups"] for i, snapshot in enumerate(episodes)}
     recipe = str(data["run"].get("recipe") or data["name"])
+    return page_of(html.escape(f"{recipe} · Temper report"), blocks, SCRIPTS)
+
+
+def page_of(title: str, blocks: Mapping[str, Any], scripts: Sequence[str]) -> str:
+    """One HTML file: `title` (HTML), JSON blocks by id, and chapters of the script by name."""
+    script = "(() => {\n'use strict';\n" + "\n".join(_asset(f"{name}.js") for name in scripts) + "\n})();"
     slots = {
-        "title": html.escape(f"{recipe} · Temper report"),
+        "title": title,
         "policy": _policy(script),
         "style": f"<style>{_asset('page.css')}</style>",
-        "data": "\n".join(blocks),
+        "data": "\n".join(_block(name, value) for name, value in blocks.items()),
         "script": f"<script>{script}</script>",
     }
     return _SLOT.sub(lambda slot: slots[slot[1]], _asset("page.html"))
