@@ -111,7 +111,7 @@ class Supervisor:
         self._restarts: dict[str, deque[float]] = {}
 
     def fell(self, role: str, who: str, why: str) -> str:
-        """What to do about `who`: IN_PLACE or SKIP; StartAgain where the role's policy, or the spent budget, says so."""
+        """What to do about `who`: IN_PLACE or SKIP; StartAgain where the policy, or the spent budget, says so."""
         action = self.faults.of(role)
         recent = self._restarts.setdefault(role, deque())
         now = self.clock()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from temper.run import Run
 
 INSTALL = "the Ray backend needs Ray: pip install 'ray>=2.50'"
+CALLS = 512  # of the bus, between two snapshots
 STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here; weights pass through it
 
 
@@ -44,6 +45,7 @@ class Ray:
 
     samplers      actors that serve each policy that plays; learners: that train each policy
     environments  actors that play (0: the driver plays); rewards: actors that judge (0: processes of the driver)
+    bus           whether the data bus is an actor of its own too
     address       of a cluster that is there: "auto", or "ray://HOST:10001" ("": one is started on this machine)
     cpus          of every actor, on a cluster that is there; gpus: of every sampler and learner where it has any
     colocate      sampler n and learner n share a bundle, and its GPU
@@ -58,6 +60,7 @@ class Ray:
     learners: int = 1
     environments: int = 0
     rewards: int = 0
+    bus: bool = False
     address: str = ""
     cpus: float = 1.0
     gpus: float = 1.0
@@ -77,6 +80,7 @@ class Ray:
         self._users: set[int] = set()
         self._crews: list[Any] = []
         self._gangs: list[Any] = []
+        self._players: list[Any] = []  # crews of environments and rewards
         self._groups: list[Any] = []
         self._folder: Path | None = None
 
@@ -84,7 +88,9 @@ class Ray:
 
     def place(self, run: Run) -> None:
         """Move the run's policies, environment and rewards into actors, once it is opened."""
+        from temper.backends.ray_bus import RayBus
         from temper.backends.ray_pool import RayEnv, RayPool
+        from temper.bus import Line
         from temper.parts.rewards import Rewards
 
         installed()
@@ -96,6 +102,9 @@ class Ray:
             if self.rewards and isinstance(stage, Rewards) and stage.functions:
                 judged = (stage.pool.functions, stage.pool.timeout)
                 stage.pool = RayPool(self._crew("reward", "reward actor", judged, self.rewards))  # type: ignore[assignment]
+        if self.bus:
+            here = run.bus.bus
+            run.bus = Line(RayBus(lambda: self._bus((here.consumers, here.capacity))))
         run.probes.append(Whereabouts(self))
 
     def open(self, policy: Policy, modules: Iterable[Any] = ()) -> tuple[Any, Any]:
@@ -107,6 +116,8 @@ class Ray:
         if isinstance(policy, BaseOf):
             return RayBase(policy.policy.learner), _Unsampled(policy.name)  # type: ignore[arg-type]
         self._connect(policy)
+        for crew in self._players:  # they start while the policy does
+            crew.hire()
         modules = list(modules)
         seed, bundles = torch.initial_seed(), self._bundles(policy)
         here = replace(policy, backend=None, learners=1, sharding=None)
@@ -141,6 +152,18 @@ class Ray:
         setup = replace(sharded_setup(policy, modules), modules=tuple(modules))
         return RayShardedLearner(setup, RayRanks(gang, policy.device, setup.sharding.timeout), policy.tokenizer)
 
+    def _bus(self, settings: Any) -> Any:
+        from temper.backends.ray_actors import BusBody
+        from temper.backends.ray_gang import Gang
+        from temper.backends.ray_pack import pack
+
+        def make() -> list[Any]:
+            return [self._actor(BusBody, pack(settings), {})]
+
+        gang = Gang("bus", make, self.supervisor, self.folder, CALLS, role="bus")
+        self._gangs.append(gang)
+        return gang
+
     def _crew(self, role: str, title: str, what: Any, size: int, bundles: Any = None) -> Any:
         from temper.backends import ray_actors as bodies
         from temper.backends.ray_crew import Crew
@@ -155,6 +178,8 @@ class Ray:
 
         crew = Crew(role, title, make, size, self.supervisor)
         self._crews.append(crew)
+        if role != "sampler":
+            self._players.append(crew)
         return crew
 
     def _actor(self, body: Any, blob: bytes, options: dict[str, Any]) -> Any:
@@ -163,7 +188,7 @@ class Ray:
         threads = max(1, int(self.cpus)) if not self._started else torch.get_num_threads()
         made = ray.remote(concurrency_groups={"beat": 1})(body)
         asked = {"num_cpus": 0 if self._started else self.cpus, "max_restarts": 0, "max_task_retries": 0, **options}
-        if body.__name__ not in ("LearnerBody", "RankBody"):
+        if body.__name__ not in ("LearnerBody", "RankBody", "BusBody"):
             asked["max_concurrency"] = 10_000  # coroutines
         return made.options(**asked).remote(blob, threads)
 
@@ -244,8 +269,8 @@ class Ray:
             return
         import ray
 
-        for crew in self._crews:
-            crew.close()
+        for part in (*self._crews, *self._gangs):
+            part.close()
         self._crews.clear()
         self._gangs.clear()
         for group in self._groups:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pickle
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -228,6 +229,42 @@ class RankBody:
 
     def renew(self, op: int, folder: str) -> None:
         self.rank.restore(Path(folder))
+        self.op = op
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        return self.op
+
+
+class BusBody:
+    """The data bus."""
+
+    def __init__(self, blob: bytes, threads: int):
+        from temper.bus import Bus
+
+        self.bus = Bus(*unpack(blob))
+        self.op = 0
+        self.answer: Any = None
+
+    def about(self) -> dict[str, Any]:
+        return where()
+
+    def apply(self, op: int, change: tuple[str, tuple[Any, ...], dict[str, Any]]) -> Any:
+        if op > self.op:
+            name, args, options = change
+            self.answer = getattr(self.bus, name)(*args, **options)
+            self.op = op
+        return self.answer
+
+    def look(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return getattr(self.bus, name)(*args, **options)
+
+    def save(self, folder: str) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "bus").write_bytes(pickle.dumps(self.bus.state_dict()))
+
+    def renew(self, op: int, folder: str) -> None:
+        self.bus.load_state_dict(pickle.loads((Path(folder) / "bus").read_bytes()))  # this run's own snapshot
         self.op = op
 
     @ray.method(concurrency_group="beat")

@@ -23,6 +23,7 @@ class Member:
     state: str = JOINING
     load: float = 0.0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    awaited: bool = False  # somebody waits until it is ready
     pulse: Pulse | None = None
     ping: asyncio.Task[Any] | None = None
 
@@ -63,15 +64,18 @@ class Crew:
 
     def open(self) -> dict[str, Any]:
         """Hire and block until all are ready; what the first says about itself."""
-        self.hire()
-        for member in self._present():
-            if member.state == JOINING:
-                self.admit(member, self._about(member))
+        while waiting := [m for m in self.members if m.state == JOINING] or self.hire():
+            for member in waiting:
+                member.awaited = True
+                try:
+                    about = member.line.result(member.line.ask("about"), self.faults, "start")
+                except Lost as why:
+                    self._drop(member)
+                    if self.supervisor.fell(self.role, member.name, why.why) == SKIP:
+                        self.size -= 1
+                else:
+                    self.admit(member, about)
         return self.members[0].line.about
-
-    def _about(self, member: Member) -> dict[str, Any]:
-        about: dict[str, Any] = member.line.result(member.line.ask("about"), self.faults, "start")
-        return about
 
     def admit(self, member: Member, about: dict[str, Any]) -> None:
         """It serves from now on."""
@@ -87,7 +91,18 @@ class Crew:
     async def join(self, count: int = 1) -> None:
         """Add members, and wait until they serve."""
         self.size += count
-        await asyncio.gather(*(self._join(m) for m in self.hire()))
+        new = self.hire()
+        for member in new:
+            member.awaited = True
+        await asyncio.gather(*(self._join(m) for m in new))
+
+    def _welcome(self) -> None:
+        """Everybody who is missing is hired, and waited for in the background."""
+        self.hire()
+        for member in self.members:
+            if member.state == JOINING and not member.awaited:
+                member.awaited = True
+                self.spawn(self._join(member))
 
     async def leave(self, member: Member) -> None:
         """Take a member out after it has finished what it has begun."""
@@ -124,8 +139,7 @@ class Crew:
             self._break(error)
             raise
         if action == IN_PLACE and not drained:
-            for new in self.hire():
-                self.spawn(self._join(new))
+            self._welcome()
         elif action == SKIP and not drained:
             self.size -= 1
 
@@ -163,8 +177,7 @@ class Crew:
     def fell_short(self) -> None:
         if self.size < 1:
             raise Overdue("the run", 0, f"a {self.title}", "serve: none is left")
-        for member in self.hire():
-            self.spawn(self._join(member))
+        self._welcome()
 
     async def doing(self, member: Member, load: float, work: Awaitable[T]) -> T:
         """The result of `work`, which `member` does; Lost as soon as the member is."""
@@ -189,9 +202,7 @@ class Crew:
             raise self._broken
         if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._watch())
-            if len(self._present()) < self.size:
-                for member in self.hire():
-                    self.spawn(self._join(member))
+            self._welcome()
 
     async def _watch(self) -> None:
         while True:

@@ -94,26 +94,29 @@ def pack(value: Any, modules: Sequence[nn.Module] = ()) -> bytes:
     by_value()
     place = {id(m): n for n, m in enumerate(modules)}
 
-    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    class Pickler(cloudpickle.CloudPickler):
         def persistent_id(self, x: Any) -> int | None:
             return place.get(id(x))
 
     out = io.BytesIO()
-    Pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    pickler: Any = Pickler
+    pickler(out, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
     return out.getvalue()
 
 
 def unpack(blob: bytes, modules: Sequence[nn.Module] = ()) -> Any:
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, n: Any) -> nn.Module:
-            return modules[n]
+            found: nn.Module = modules[n]
+            return found
 
     return Unpickler(io.BytesIO(blob)).load()
 
 
 def by_value() -> None:
     """What files outside any package define (a recipe of the user's own) travels with the values."""
+    register: Any = cloudpickle.register_pickle_by_value
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and "." not in name and file.endswith(".py") and Path(file).stem not in (name, "__init__"):
-            cloudpickle.register_pickle_by_value(module)
+            register(module)

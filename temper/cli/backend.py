@@ -21,6 +21,7 @@ def backend(
     samplers: int = 1,
     environments: int = 0,
     reward_actors: int = 0,
+    bus_actor: bool = False,
     address: str = "",
     actor_cpus: float = 1.0,
     colocate: bool = False,
@@ -33,7 +34,9 @@ def backend(
     backend        local: in this process; ray: in actors, of a cluster on this machine or of the one at --address
     learners       processes that share each policy's weights, gradients and optimiser (FSDP2)
     samplers       with ray: actors that serve each policy
-    environments   with ray: actors that play (0: in this process); reward_actors: that judge
+    environments   with ray: actors that play (0: in this process)
+    reward_actors  with ray: actors that judge (0: in processes of this machine)
+    bus_actor      with ray: the data bus in an actor of its own
     address        with ray: of a cluster that is there, as in auto, or ray://HOST:10001
     actor_cpus     with ray: CPUs that each actor claims of it
     colocate       with ray: a sampler and a learner share each GPU
@@ -55,14 +58,16 @@ def place(phases: list[Run], own: Mapping[str, Any]) -> None:
         if idle:
             raise UserError(f"{idle[0]} has no effect in one process: add --backend ray")
         for phase in phases:
-            for policy in phase.policies.values():
-                if policy.trainable and "learners" in given:
-                    policy.learners = given["learners"]
+            for each in phase.policies.values():
+                if each.trainable and "learners" in given:
+                    each.learners = given["learners"]
         return
     from temper.backends.ray import Ray
 
-    names = {"reward_actors": "rewards", "actor_cpus": "cpus"}
-    policy = faults(given.pop("faults", ()), **{k: given.pop(k) for k in ("restarts", "patience") if k in given})
+    names = {"reward_actors": "rewards", "bus_actor": "bus", "actor_cpus": "cpus"}
+    policy: Faults = faults(
+        given.pop("faults", ()), **{k: given.pop(k) for k in ("restarts", "patience") if k in given}
+    )
     settings = Ray(**{names.get(k, k): v for k, v in given.items()}, faults=policy)
     for phase in phases:
         replace(settings).place(phase)
