@@ -290,6 +290,11 @@ def budget_of(text: str) -> dict[str, float]:
     return {axis: float(found[1]) * _SUFFIX[found[2]]}
 
 
+def budget_text(axis: str, most: float) -> str:
+    """A budget in words that `budget_of` reads."""
+    return f"{most:.0f}-{_dashed(axis)}" if most >= 100 else f"{most:.3f}-{_dashed(axis)}"
+
+
 def peak_memory() -> float:
     """MiB: of the GPU where one is used, else of this process."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():

@@ -13,6 +13,7 @@ from temper.errors import UserError, unknown
 COMMANDS = {
     "run": ("run:run", "run a recipe: temper run quickstart; temper run grpo --model … --data … --reward …"),
     "compare": ("compare:compare", "recipes side by side at equal compute: which can be told apart, on one page"),
+    "search": ("search:search", "options of a recipe by successive halving; the winner measured again on fresh seeds"),
     "eval": ("evaluate:evaluate", "how good is a model at some tasks: avg@k, pass@k, majority@k, with intervals"),
     "serve": ("serve:serve", "a model behind an OpenAI-compatible server"),
     "list": ("catalogue:listing", "the recipes, methods, parts and tasks that there are"),
@@ -62,7 +63,7 @@ def dispatch(argv: list[str]) -> int:
     where, _ = COMMANDS[argv[0]]
     module, _, name = where.partition(":")
     command: Callable[..., Any] = getattr(importlib.import_module(f"temper.cli.{module}"), name)
-    if argv[0] in ("run", "compare"):
+    if argv[0] in ("run", "compare", "search"):
         return int(command(argv[1:]))
     return _call(argv[0], command, argv[1:])
 

@@ -35,14 +35,9 @@ def arms_of(texts: Sequence[str], common: Sequence[str] = ()) -> list[Arm]:
     found: list[Arm] = []
     for text in texts:
         label, colon, rest = text.partition(": ")
-        try:
-            words = tuple(shlex.split(rest if colon else text))
-        except ValueError as error:
-            raise UserError(f"arm {text!r} cannot be read as a command line ({error})")
-        if not words:
-            raise UserError("an arm is empty: give a recipe, with its options in one quoted string")
+        words = words_of(rest if colon else text)
         label = label if colon else Path(words[0]).stem if len(words) == 1 else " ".join(words)
-        found.append(Arm(_folder(label), (words[0], *common, *words[1:])))
+        found.append(Arm(folder_of(label), (words[0], *common, *words[1:])))
     for arm in found:
         if [a.label for a in found].count(arm.label) > 1:
             raise UserError(f"two arms are called {arm.label!r}: name them, as in 'mine: {arm.text}'")
@@ -51,8 +46,19 @@ def arms_of(texts: Sequence[str], common: Sequence[str] = ()) -> list[Arm]:
     return found
 
 
-def check(arms: Sequence[Arm], budget: str) -> None:
-    """UserError, naming the arm, for what would fail once it is trained: one for recipes, options, tasks and budget."""
+def words_of(text: str) -> tuple[str, ...]:
+    """A quoted command line as words. UserError where it cannot be read, or is empty."""
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(f"arm {text!r} cannot be read as a command line ({error})")
+    if not words:
+        raise UserError("an arm is empty: give a recipe, with its options in one quoted string")
+    return words
+
+
+def check(arms: Sequence[Arm], budget: str) -> list[tuple[str, str]]:
+    """(source, id) of the held-out tasks; UserError, naming the arm, for what would fail once it is trained."""
     budget_of(budget)
     first: tuple[Any, ...] | None = None
     for arm in arms:
@@ -66,6 +72,7 @@ def check(arms: Sequence[Arm], budget: str) -> None:
                 " at them differ; give both the same --eval-data, --eval-tasks and --eval-attempts"
             )
         first = tasks
+    return first[0] if first is not None else []
 
 
 def _held_out(arm: Arm, budget: str) -> tuple[Any, ...]:
@@ -85,6 +92,6 @@ def _held_out(arm: Arm, budget: str) -> tuple[Any, ...]:
     return [(t.source, t.id) for t in probes[0].tasks], probes[0].attempts, probes[0].threshold
 
 
-def _folder(label: str) -> str:
+def folder_of(label: str) -> str:
     """A label as the name of a folder."""
     return re.sub(r"[^\w.+=-]+", "-", label.replace(" --", " ")).strip("-.") or "arm"

@@ -28,7 +28,7 @@ def read(jobs: Sequence[Job], budget: Mapping[str, float], failed: Mapping[str, 
     """Everything that the page shows. UserError when no run is finished."""
     axis, most = next(iter(budget.items()))
     labels = list(dict.fromkeys(job.arm.label for job in jobs))
-    runs = {label: {j.seed: _run(j.folder) for j in jobs if j.arm.label == label and j.done} for label in labels}
+    runs = {label: {j.seed: read_run(j.folder) for j in jobs if j.arm.label == label and j.done} for label in labels}
     if not any(runs.values()):
         why = next(iter(failed.values()), "none was trained")
         raise UserError(f"no run is finished: {why}")
@@ -57,7 +57,7 @@ def read(jobs: Sequence[Job], budget: Mapping[str, float], failed: Mapping[str, 
     return {**found, "reading": reading(found)}
 
 
-def _run(folder: Path) -> Json:
+def read_run(folder: Path) -> Json:
     """A finished run: passes [tasks], costs, and what its curves need."""
     try:
         summary = json.loads((folder / "summary.json").read_text())

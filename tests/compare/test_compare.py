@@ -1,6 +1,7 @@
 """`temper compare`: what is refused, what is kept, what a failure costs, and the page in a browser."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from temper.cli import main
+from temper.cli import run as cli_run
 from temper.compare import arms, outcome, runs
 from temper.compare.reading import groups, reading
 from temper.errors import UserError
+from temper.policy import Seat
 from tests.compare.conftest import BUDGET, write_run
 
 
@@ -78,6 +82,43 @@ def test_a_failed_run_does_not_lose_the_others(tmp_path: Path, monkeypatch: pyte
     again: list[str] = []
     runs.train(jobs, 2, again.append)
     assert again[0] == "3 of 4 runs are finished already" and len(again) == 2
+
+
+def test_a_run_that_outlived_its_comparison_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process holds the folder of a run, as after kill -9; once it is over the run is done."""
+    fake(monkeypatch, "import sys, pathlib as p; p.Path(sys.argv[1], 'summary.json').write_text('{\"mine\": 1}')")
+    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET)
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+    holds = (
+        "import fcntl, sys, time, pathlib as p; f = open(sys.argv[1] + '/.lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+    )
+    holds += "print(flush=True); time.sleep(0.6); p.Path(sys.argv[1], 'summary.json').write_text('{}')"
+    other = subprocess.Popen([sys.executable, "-c", holds, str(jobs[0].folder)], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline() == b"\n"
+    said: list[str] = []
+    assert runs.train(jobs, 1, said.append) == {} and other.wait(10) == 0
+    assert said[0] == "a, seed 0: goes on in another process; waiting for it" and said[1].startswith("b, seed 0: done")
+    assert (jobs[0].folder / "summary.json").read_text() == "{}"
+
+
+def test_words_before_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "import sys, pathlib as p; p.Path(sys.argv[1], 'summary.json').write_text('{}')")
+    jobs = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET)
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+    assert runs.train(jobs, 2, lambda _: None, ["nice", "-n", "1"]) == {} and all(job.done for job in jobs)
+    (jobs[0].folder / "summary.json").unlink()
+    with pytest.raises(UserError, match="--launch 'no-such-program -n 1' cannot be started"):
+        runs.train(jobs, 2, print, ["no-such-program", "-n", "1"])
+
+
+def test_a_run_with_a_smaller_budget_is_not_done(tmp_path: Path) -> None:
+    job = runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET)[0]
+    job.folder.mkdir(parents=True)
+    for had, done in (({"sampled_tokens": 39.0}, False), ({"sampled_tokens": 40.0}, True), ({}, True)):
+        (job.folder / "summary.json").write_text(json.dumps({"budget": had}))
+        assert job.done is done
 
 
 def test_a_run_that_was_begun_is_resumed(tmp_path: Path) -> None:
@@ -168,11 +209,89 @@ def test_nothing_finished_or_a_damaged_run_is_one_line(tmp_path: Path) -> None:
         outcome.read(jobs, {"sampled_tokens": 1.0}, {}, "")
 
 
+METHODS = ("grpo", "dr-grpo", "dapo", "gspo", "cispo", "rloo", "reinforce-plus-plus", "ppo", "raft-plus-plus", "remax")
+
+
+def test_methods_get_the_same_tasks_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a method does: the k-th request of a seed is the same task, with the same random streams."""
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    for method in METHODS:
+        for seed in (0, 1):
+            asked = cli_run.resolve([method, "--seed", str(seed), "--budget", BUDGET, "--out", "x"])
+            (run,), _ = cli_run.build(asked)
+            requests = [run.numbered(r) for n in (16, 3, 16) for r in run.curriculum.next(n)]
+            streams = [
+                Seat("solver", run.roles["solver"], run.sampling, run.seed, (r.split, r.id, 0)) for r in requests
+            ]
+            drawn = [(s._seed, *s._who) for s in streams]
+            seen[method, seed] = [(r.task.source, r.task.id, r.task.prompt, r.attempts) for r in requests], drawn
+    assert all(seen[method, seed] == seen["grpo", seed] for method in METHODS for seed in (0, 1))
+    assert seen["grpo", 0] != seen["grpo", 1]
+
+
+def small_arms(model: str, *methods: str) -> list[str]:
+    options = f"--model {model} --groups 2 --attempts 2 --max-tokens 4 --eval-tasks 4 --eval-attempts 1"
+    return [f"{name}: {method} {options}" for name, method in zip("abc", methods)]
+
+
+def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
+    toy_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of the comparison and of its run after the first checkpoint; the same command goes on."""
+    texts, more = small_arms(toy_model, "grpo", "reinforce"), ["--save-every", "2"]
+    argv = [
+        "compare",
+        *texts,
+        "--seeds",
+        "1",
+        "--budget",
+        "300-sampled-tokens",
+        "--out",
+        str(tmp_path / "c"),
+        "--",
+        *more,
+    ]
+    first = tmp_path / "c" / "a" / "seed-0"
+    comparing = subprocess.Popen([sys.executable, "-m", "temper", *argv], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 100
+    while not list(first.glob("checkpoints/step_*")) and comparing.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    comparing.kill()
+    comparing.wait()
+    running = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and str(first).encode() in cmdline(p)]
+    for process in running:
+        os.kill(process, signal.SIGKILL)
+    assert running and not (first / "summary.json").exists()
+
+    def train(todo: list[runs.Job], *_: Any) -> dict[str, str]:
+        return {j.name: "" for j in todo if main(j.command()[3:]) != 0}
+
+    monkeypatch.setattr(runs, "train", train)  # in this process: what is resumed is the same
+    torch.set_num_threads(1)
+    assert main(argv) == 0
+    whole = tmp_path / "whole"
+    words = arms.arms_of(texts, more)[0].argv(0, "300-sampled-tokens")
+    assert main(["run", *words, "--out", str(whole), "--threads", "1"]) == 0
+    kept = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (first, whole)]
+    assert len(kept[0]) > 10 and [without_clock(r) for r in kept[0]] == [without_clock(r) for r in kept[1]]
+
+
+def cmdline(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def without_clock(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if not k.startswith(("timing_s/", "perf/"))}
+
+
 def test_from_the_command_line_to_the_page(toy_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two arms, two processes, real runs; called again, nothing is trained."""
-    small = f"--model {toy_model} --groups 2 --attempts 2 --max-tokens 4 --eval-tasks 4 --eval-attempts 1"
     out = tmp_path / "c"
-    argv = ["compare", f"a: grpo {small}", f"b: rloo {small}", "--seeds", "1", "--budget", BUDGET, "--out", str(out)]
+    argv = ["compare", *small_arms(toy_model, "grpo", "rloo"), "--seeds", "1", "--budget", BUDGET, "--out", str(out)]
     assert main([*argv, "--jobs", "2"]) == 0, capsys.readouterr()
     said = capsys.readouterr().out
     assert "a, seed 0: done" in said and "One seed says nothing about others" in said
