@@ -20,6 +20,7 @@ CHECK = Check(
     title="ASearcher",
     claim="Fully asynchronous RL over long search episodes: QwQ-32B gains 46.7 % (xBench) and 20.8 % (GAIA) Avg@4 "
     "(arXiv 2508.07976). The sheet's check: with staleness 4, decoupled PPO is at least as good as coupled PPO.",
+    paper="+46.7 % on xBench and +20.8 % on GAIA, Avg@4, QwQ-32B with web search. Not comparable: a local corpus here.",
     setting="temper-tiny in a made-up world: search a name, read what is found, open its page, read it in full, answer "
     "(five calls, two contexts). Both arms begin at a cold start (40 steps of imitation, a quarter of whose notes are "
     "wrong) and train for 10 steps of 4 questions × 8 episodes with ahead = 4: from step 5 on, every batch is 4 "

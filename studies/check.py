@@ -41,7 +41,8 @@ class Measure:
 @dataclass(frozen=True)
 class Check:
     """slug of the method; title; claim: the paper's own words' meaning and figure; setting: what is run here;
-    exact: what the tests of the formula show, where that is part of the sheet's check; note: a plain reading."""
+    exact: what the tests of the formula show, where that is part of the sheet's check; note: a plain reading;
+    paper: its own number in short, and why it is not comparable where it is not."""
 
     slug: str
     title: str
@@ -51,6 +52,7 @@ class Check:
     measures: Sequence[Measure]
     exact: str = ""
     note: str = ""
+    paper: str = ""
 
 
 def trained(recipe: Callable[..., Any], seed: int, folder: Path, **options: Any) -> dict[str, float]:
@@ -163,6 +165,7 @@ def page(data: dict[str, Any]) -> str:
         *(_row(r) for r in data["measures"]),
         "",
     ]
+    lines += [f"**The paper's own number.** {data['paper']}", ""] if data.get("paper") else []
     lines += [f"**Exact.** {data['exact']}", ""] if data["exact"] else []
     lines += [data["note"], ""] if data["note"] else []
     lines += ["Every run (" + "; ".join(f"{k}: {v}" for k, v in _each(data).items()) + ").", ""]
@@ -190,7 +193,7 @@ def _each(data: dict[str, Any]) -> dict[str, str]:
 
 
 def _words(check: Check) -> dict[str, Any]:
-    return {k: getattr(check, k) for k in ("slug", "title", "claim", "setting", "exact", "note")}
+    return {k: getattr(check, k) for k in ("slug", "title", "claim", "setting", "exact", "note", "paper")}
 
 
 def _once(check: Check, name: str, arm: Arm, seed: int) -> dict[str, float]:

@@ -59,6 +59,8 @@ CHECK = Check(
     title="DoctorAgent-RL",
     claim="Reinforcement on the rewards of turns makes better questions and diagnoses than the supervised start; "
     "dynamic turn budgets help.",
+    paper="Better questions and diagnoses than the supervised start; no single figure. Not comparable: imitated "
+    "patients here.",
     setting="Twenty questions: three illnesses of two symptoms each out of three, one is reported, a scripted patient. "
     "temper-tiny, 200 steps of imitating a doctor who asks at random and repeats itself (one start for all seeds), "
     "then 35 steps of 6 patients × 8 consultations with 2 to 6 turns, drawn and shown (fixed: always 6). All arms are "

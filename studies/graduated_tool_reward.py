@@ -25,6 +25,7 @@ CHECK = Check(
     title="Graduated rewards for tool orchestration",
     claim="R = 0.5 R_atomic + 0.5 R_orch about doubles turn accuracy on ComplexFuncBench, and either part alone is "
     "clearly worse (arXiv 2603.24709).",
+    paper="Turn accuracy on ComplexFuncBench about doubled. Not comparable: other tasks, share of tasks solved here.",
     setting=f"temper-tiny and the bundled cache of made-up travel APIs, 8 workflows of two or three calls with one "
     f"distractor. All arms begin at one cold start ({COLD} steps of imitation of the reference calls) and train for "
     f"{STEPS} steps of 3 tasks × 8 episodes by GRPO without KL. Measured: the share of 12 held-out tasks, 3 episodes "

@@ -121,6 +121,7 @@ CHECK = Check(
     title="The Markovian Thinker (Delethink)",
     claim="Trained to think in chunks of 8K tokens, a 1.5B model matches or beats ordinary RL with a context "
     "of 24K, and goes on improving where that stops (Aghajohari et al. 2025).",
+    paper="1.5B in chunks of 8K tokens matches or beats 24K in one. Not comparable: chunks of a few dozen tokens here.",
     setting=f"Running sums of {TERMS} labelled digits (Sum: a3 b5 …), whose worked solution takes about 35 "
     "tokens. Chunks: 16 tokens with 8 carried over (the first, and the last 7), at most 6; one chunk: 16 "
     f"tokens, all else the same. Both start from temper-tiny after {COLD['steps']} supervised steps, half on "

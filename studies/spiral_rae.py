@@ -94,6 +94,8 @@ CHECK = Check(
     title="SPIRAL",
     claim="Self-play on zero-sum games improves a model without any data; the baseline of each role keeps the gradient "
     "from rewarding whoever has the better seat.",
+    paper="+8.6 % on mathematics and +8.4 % in general from Kuhn poker alone, Qwen3-4B-Base. Not comparable: "
+    "neither is measured here.",
     setting="temper-tiny at TextArena's Nim-v0 with piles of 2 and 3: 100 steps of imitating random legal moves (the "
     "former self of every seed: it knows the format and plays at random), then 50 steps of 64 self-play games "
     "that begin with any piles up to these, an illegal move −1.5 and +0.5. The policy plays 200 games in each seat "

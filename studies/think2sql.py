@@ -19,6 +19,7 @@ CHECK = Check(
     title="Think2SQL",
     claim="A 7B model trained by RL on execution rewards is on par with models of 100B and more on BIRD; tuning on "
     "reasoning helps small models (arXiv 2504.15077).",
+    paper="7B on a par with 100B and more on BIRD. Not comparable: small questions about small tables here.",
     setting="temper-tiny answers questions about four made-up tables with a thought and a query. RL begins at a "
     "cold start: 60 steps of imitation, a third of whose queries slip. EX: 12 steps of RL (8 questions × 16 answers, "
     "0.85 · EX + 0.15 · format, sequence ratios, the batch's standard deviation). pass@1: held-out questions whose "

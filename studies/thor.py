@@ -37,6 +37,7 @@ CHECK = Check(
     title="THOR",
     claim="Groups of new calls from before a failed one raise the share of code that runs, and final accuracy, over "
     "groups of episodes alone (Chang et al. 2025).",
+    paper="State of the art at its scale on mathematics; no single figure. Not comparable: other tasks here.",
     setting="temper-tiny and products of two-digit numbers after a cold start of 7 steps of 32 demonstrations, when "
     "the calls that fail are those that it cannot spell: JSON that cannot be read, or a syntax error. 8 steps of RL, "
     "6 products × 8 episodes, and for each product at most one group of 8 new calls; a quarter of a group must be "

@@ -28,6 +28,8 @@ CHECK = Check(
     slug="unitymas-o",
     title="UnityMAS-O",
     claim="Reinforcement with several agents lifts the untrained workflow, with shared and with separate parameters.",
+    paper="Trained workflows above untrained ones on questions and code; no single figure. Not comparable: other "
+    "tasks here.",
     setting="temper-tiny as planner and coder on sums of four terms: only the planner sees the first two, only the "
     "coder the last two, and the coder's prompt begins with what the planner wrote. Rewards by the allocator for code "
     "(one turn: the pass rate for both) and each role's format term; PPO with a critic, GAE and whitening for each "

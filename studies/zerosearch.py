@@ -20,6 +20,8 @@ CHECK = Check(
     claim="Searching a simulated engine whose documents get noisier trains as well as a real one: a 7B simulator is on "
     "a par with it, a 14B one better (arXiv 2505.04588). The sheet's check: an agent trained with rising noise is more "
     "robust at P(noisy) = 0.5 than one trained without noise.",
+    paper="A simulator of 7B on a par with a real engine, one of 14B better. Not comparable: a simulator made of "
+    "rules here.",
     setting="temper-tiny, a rule-based simulator over a made-up world, one-hop questions. A useful document states the "
     "fact that was asked for, a noisy one says something else about its subject. Both arms begin at a cold start (100 "
     "steps of imitation at P = 0.5, half of whose noisy documents are searched for again) and train for 14 steps of "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import check, claim, index
+from studies import check, claim, comparison, index
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
@@ -17,7 +17,7 @@ STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
 def test_page_is_what_its_figures_say(path: Path) -> None:
     data = json.loads(path.read_text())
-    pages = check if data.get("kind") == "check" else claim
+    pages = {"check": check, "comparison": comparison}.get(data.get("kind"), claim)
     assert path.with_suffix(".md").read_text() == pages.page(data)
 
 
