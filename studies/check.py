@@ -75,6 +75,9 @@ def figures_of(folder: Path) -> dict[str, float]:
     for when in ("before", "after"):
         if when in summary:
             figures[f"{when}/pass@1"] = summary[when]["pass@1"]
+        right = summary.get("passes", {}).get(when)
+        if right:  # tasks with a right answer among all attempts at them
+            figures[f"{when}/any"] = mean(float(n > 0) for n in right)
     return figures | {"tokens": float(summary["tokens"])}
 
 

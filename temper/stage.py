@@ -13,7 +13,7 @@ Optional members, looked up by name:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -47,3 +47,16 @@ class Compute:
 
     async def __call__(self, b: Batch) -> Batch:
         return b.put(self.column, self.function(b))
+
+
+@dataclass
+class Counted:
+    """What a stage inherits whose only memory is how often it was called."""
+
+    calls: int = field(default=0, kw_only=True)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]

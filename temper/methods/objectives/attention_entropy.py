@@ -17,7 +17,7 @@ Left out: nothing else. Position and length of the prompt confound raw entropy: 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -33,7 +33,7 @@ from temper.parts.attention import ATTENTION_ENTROPY, AttentionEntropy
 from temper.parts.logprobs import Read
 from temper.parts.losses import Clip, Weighted
 from temper.parts.schedules import Linear, Schedule
-from temper.stage import Stage
+from temper.stage import Counted, Stage
 
 SLUG = "attention-entropy"
 TITLE = "Attention entropy"
@@ -57,10 +57,9 @@ def rank_z(x: Tensor) -> Tensor:
 
 
 @dataclass
-class _Weigher:
-    """Writes WEIGHT; its memory is how often it was called."""
+class _Weigher(Counted):
+    """Writes WEIGHT."""
 
-    calls: int = field(default=0, kw_only=True)
     reads = (ATTENTION_ENTROPY,)
     writes = (WEIGHT,)
     wanted = True
@@ -72,12 +71,6 @@ class _Weigher:
 
     def weights(self, entropy: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def state_dict(self) -> dict[str, int]:
-        return {"calls": self.calls}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.calls = state["calls"]
 
 
 @dataclass
