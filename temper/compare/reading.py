@@ -49,10 +49,8 @@ def notes(arms: Sequence[Json], asked: int, axis: str, most: float, spread: Spre
         out.append("One seed says nothing about others: there are no intervals and no ranking.")
     elif asked < 5:
         out.append(f"{asked} seeds: intervals are wide where the seeds disagree; more seeds tell more than more tasks.")
-    for arm in sorted(spread.unlike) if spread else ():
-        out.append(
-            f"{arm}: its runs differ more by seed than those of the others, so it is judged by its own seeds alone."
-        )
+    for label in sorted(spread.unlike) if spread else ():
+        out.append(f"{label}: its runs differ more by seed than the others' do; it is judged by its own seeds alone.")
     return out
 
 
