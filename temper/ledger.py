@@ -132,9 +132,11 @@ class Ledger:
         self._prompts: set[tuple[str, tuple[int, ...]]] = set()
         self._models = Stopwatch()  # inside: whatever a sampler or a learner is asked
         self._environment = 0.0  # seconds of this step's attempts outside of sampling
+        self._began = time.perf_counter()  # this step
 
     def watch(self, policy: Any, plays: bool) -> None:
         """Count what an open policy's sampler and learner are asked; plays: it has a role in the run."""
+        self._began = time.perf_counter()
         learner, sampler = policy.learner, policy.sampler
         module = getattr(learner, "module", None)
         shape = Shape.of(module) if module is not None else getattr(learner, "shape", None)  # it lives elsewhere
@@ -193,7 +195,7 @@ class Ledger:
         finally:
             self._prompts, self._apart = prompts, False
             self._models.take()
-            self._models.seconds = busy
+            self._models.seconds, self._began = busy, time.perf_counter()
 
     def step(self, seconds: Mapping[str, float]) -> dict[str, float]:
         """Metrics of a step that is over: what it spent, and the run so far."""
@@ -207,13 +209,17 @@ class Ledger:
         out = {f"ledger/{n}": self.total[n] - self.before[n] for n in names}
         out |= {f"ledger/total/{n}": self.total[n] for n in names}
         out |= {f"perf/{name}_s": round(value, 4) for name, value in own.items()}
-        self.before = dict(self.total)
+        self.before, self._began = dict(self.total), time.perf_counter()
         return out
 
     def spent(self, axis: str) -> float:
-        """The total along one of AXES. UserError where the FLOPs of a model are not known."""
+        """The total along one of AXES, with the step that goes on (but for its rewards' seconds).
+
+        UserError where the FLOPs of a model are not known.
+        """
         if axis in SECONDS:
-            return self.seconds.get(SECONDS[axis], 0.0)
+            now = self._environment if axis == "environment_seconds" else time.perf_counter() - self._began
+            return self.seconds.get(SECONDS[axis], 0.0) + now
         if axis.endswith("flops") and not self.known:
             raise UserError("the FLOPs of this model are not known (experts, or no sizes): budget tokens instead")
         return sum(self.total[n] for n in (("forward_flops", "backward_flops") if axis == "flops" else (axis,)))

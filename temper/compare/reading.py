@@ -38,9 +38,10 @@ def groups(scores: Mapping[str, float], alike: Set[frozenset[str]]) -> dict[str,
 def notes(arms: Sequence[Json], asked: int, axis: str, most: float, spread: Spread | None) -> list[str]:
     """What a reader must know before the numbers: runs that are missing or ended early, too few seeds, odd spreads."""
     out = []
+    for n in range(asked):
+        if few := [arm["label"] for arm in arms if len(arm["seeds"]) == n]:
+            out.append(f"{', '.join(few)}: {n} of {asked} runs finished; the others are left out.")
     for arm in arms:
-        if len(arm["seeds"]) < asked:
-            out.append(f"{arm['label']}: {len(arm['seeds'])} of {asked} runs finished; the others are left out.")
         if arm["short"]:
             got = min(arm["spent"][str(s)] for s in arm["short"])
             ended = f"{arm['label']}: {len(arm['short'])} runs ended by their own steps or tasks before the budget"

@@ -19,7 +19,7 @@ from temper.columns import LOGP
 from temper.episode import ENV, Episode, Trajectory, Turn
 from temper.errors import UserError
 from temper.evaluate import Evaluation
-from temper.ledger import Ledger, Shape, budget_of, work
+from temper.ledger import AXES, Ledger, Shape, budget_of, work
 from temper.loop import train
 from temper.models.load import load_model
 from temper.objective import Update
@@ -173,6 +173,24 @@ def test_seconds_of_environments_and_of_nobody(toy_model: str, tmp_path: Path) -
     rows = lines(tmp_path / "run")
     assert sum(r["perf/environment_s"] for r in rows) == pytest.approx(ledger["seconds"]["environment"], abs=0.01)
     assert run.ledger.spent("environment_seconds") == pytest.approx(ledger["seconds"]["environment"], abs=1e-3)
+
+
+def test_every_axis_ends_a_run() -> None:
+    for axis in AXES:
+        ledger = Ledger()
+        for name in ledger.total:
+            ledger.total[name] = 5.0
+        ledger.seconds = {"step": 10.0, "environment": 10.0}
+        spent = 10.0 if axis in ("flops", "seconds", "environment_seconds") else 5.0
+        assert ledger.spent(axis) == pytest.approx(spent, abs=0.1), axis
+        assert ledger.share({axis: spent}) >= 1 > ledger.share({axis: spent + 1})
+
+
+def test_a_budget_of_seconds_counts_the_step_that_goes_on(toy_model: str, tmp_path: Path) -> None:
+    run = make(toy_model, steps=1000, budget={"seconds": 0.3}, out=tmp_path / "run")
+    asyncio.run(train(run))
+    seconds = [r["timing_s/step"] for r in lines(tmp_path / "run")[1:]]
+    assert sum(seconds[:-1]) < 0.3 and sum(seconds) > 0.28 and len(seconds) < 1000
 
 
 def test_the_sampling_of_others_is_not_idle(toy_model: str) -> None:
