@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 
 from temper.backends.base import SamplingParams
-from temper.bench import memory, ours, roofline, suite
+from temper.bench import memory, ours, overhead, roofline, suite
 from temper.bench.stepper import Stepper
 from temper.bench.workloads import WORKLOADS, make_model, small
 from temper.cli import main
 from temper.policy import Policy
 
-ROW: dict[str, Any] = {"workload": "A", "text": "short", "target": 1.5, "seconds": {"temper": [0.01, 0.02, 0.03]}}
+ROW: dict[str, Any] = {
+    "workload": "A",
+    "size": "1m",
+    "text": "short",
+    "target": 1.5,
+    "seconds": {"temper": [0.01, 0.02, 0.03]},
+}
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
@@ -77,6 +83,17 @@ def test_our_side_trains(name: str, tmp_path: Path) -> None:
     assert told["step"] >= 1 and told["completions/mean_length"] > 0
 
 
+def test_what_the_loop_costs(tmp_path: Path) -> None:
+    """Its share is what is left of a step, and the instruments are gone afterwards."""
+    workload, before = small(WORKLOADS["A"]), [getattr(owner, name) for _, owner, name in overhead.PARTS]
+    found = overhead.share(workload, make_model(tmp_path / "m", workload), repeats=2, warm_up=1)
+    parts = found["parts"]
+    assert set(parts) == {"sampling", "reward", "forward", "backward", "optimiser", "loop"}
+    assert all(ms > 0 for ms in parts.values())
+    assert found["ratio"] == pytest.approx(parts["loop"] / sum(parts.values()), rel=0.5)
+    assert [getattr(owner, name) for _, owner, name in overhead.PARTS] == before
+
+
 def test_the_least_that_sampling_needs(tmp_path: Path) -> None:
     workload = small(WORKLOADS["A"])
     found = roofline.sampling(make_model(tmp_path / "m", workload), workload, repeats=1)
@@ -95,19 +112,24 @@ def test_command_without_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_table_and_plot_by_hand() -> None:
     row = {**ROW, "seconds": {**ROW["seconds"], "trl": [0.04] * 3}, "ratio": 2.0, "low": 1.3, "high": 4.0}
+    row |= {"tuned": {"ratio": 1.9, "low": 1.8, "high": 2.2}, "loop": {"ratio": 0.034}}
+    other = {**row, "size": "5m", "tuned": {"ratio": 1.7, "low": 1.6, "high": 2.0}}
     data = {
-        "size": "1m", "date": "2026-01-01", "peer": "trl", "settings": {}, "repeats": 3, "versions": {"torch": "2"},
-        "machine": {"processor": "a processor", "cores": 2, "threads": 1}, "workloads": [row],
+        "date": "2026-01-01", "peer": "trl", "settings": {"a": 1}, "repeats": 3, "versions": {"torch": "2"},
+        "machine": {"processor": "a processor", "cores": 2, "threads": 1}, "workloads": [row, other],
     }  # fmt: skip
-    assert "| A: short | 20.00 ms | 40.00 ms | 2.00 [1.30, 4.00] | 1.50 |  |" in suite.page(data)
+    page = suite.page(data)
+    assert "| A: short | 20.00 ms | 40.00 ms | 2.00 [1.30, 4.00] | 1.50 | 1.90 [1.80, 2.20] |  | 3.4% |" in page
+    assert page.index("of 1m parameters") < page.index("of 5m parameters") < page.index("Tuned peer: a=1.")
     assert "reached" in suite.line(row) and "not reached" in suite.line({**row, "target": 2.5})
-    assert suite.plot(data).count("<rect") == 1
+    assert suite.plot(data).count("<rect") == 2
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--workloads", "Z"], "unknown workload 'Z'"),
+        (["--sizes", "1m,9b"], "unknown size '9b'"),
         (["--repeats", "0"], "repeats of at least 1"),
         (["--peer-settings", "beta"], "name=value"),
     ],

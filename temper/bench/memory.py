@@ -42,7 +42,7 @@ def main(side: str, model: str, name: str, *rest: str) -> None:
     else:
         from temper.bench import peer_trl
 
-        loop = peer_trl.loop(workload, model, {})
+        loop = peer_trl.loop(workload, model)
     stepper = Stepper(loop)
     stepper.step()
     stepper.step()

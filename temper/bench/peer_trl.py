@@ -17,8 +17,8 @@ def letters(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [sum(97 <= t < 123 for t in ids) / max(1, len(ids)) for ids in completion_ids]
 
 
-def loop(workload: Workload, model: str, told: dict[str, Any], **settings: Any) -> Callable[[Callable[[], None]], None]:
-    """The training loop; `told` gets the mean answer length of the last step. settings: of GRPOConfig."""
+def loop(workload: Workload, model: str, **settings: Any) -> Callable[[Callable[[], None]], None]:
+    """The training loop. settings: of GRPOConfig."""
     try:
         import trl
     except ImportError:
@@ -33,10 +33,6 @@ def loop(workload: Workload, model: str, told: dict[str, Any], **settings: Any) 
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 tick()
 
-        def reward(completion_ids: list[list[int]], **rest: Any) -> list[float]:
-            told["length"] = sum(map(len, completion_ids)) / len(completion_ids)
-            return letters(completion_ids)
-
         tokenizer = AutoTokenizer.from_pretrained(model)
         tokenizer.padding_side = "left"
         more: dict[str, Any] = {}
@@ -47,14 +43,15 @@ def loop(workload: Workload, model: str, told: dict[str, Any], **settings: Any) 
         rows = [{"prompt": [{"role": "user", "content": text}]} for text in workload.prompts()]
         with tempfile.TemporaryDirectory() as folder:
             config = trl.GRPOConfig(
-                output_dir=folder, per_device_train_batch_size=workload.samples, num_generations=workload.attempts,
+                output_dir=folder, num_generations=workload.attempts,
                 max_completion_length=workload.answer * (1 if workload.turns == 1 else 2), max_steps=STEPS,
                 learning_rate=1e-6, beta=0.0, use_cpu=True, bf16=False, gradient_checkpointing=False,
-                report_to=[], save_strategy="no", logging_steps=STEPS, disable_tqdm=True, **settings,
+                report_to=[], save_strategy="no", logging_steps=STEPS, disable_tqdm=True,
+                **{"per_device_train_batch_size": workload.samples, **settings},
             )  # fmt: skip
             trainer = trl.GRPOTrainer(
                 model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-                reward_funcs=reward,
+                reward_funcs=letters,
                 args=config,
                 train_dataset=Dataset.from_list(rows),
                 processing_class=tokenizer,

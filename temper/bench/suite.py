@@ -1,4 +1,4 @@
-"""The suite: every workload, Temper and a peer step by step in turn, and what sampling needs at least."""
+"""The suite: every workload, Temper and a peer a step each in turn, what sampling needs at least, what the loop costs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ from temper.bench import memory, roofline
 from temper.bench.stepper import Loop, Stepper
 from temper.bench.workloads import WORKLOADS, Workload, make_model, small
 
+TUNED = "trl with settings"
 WARM_UP = 2  # steps that are not counted
 PACKAGES = ("torch", "transformers", "trl")
 Told = Callable[[str], None]
 
 
 def measure(
-    names: Sequence[str], size: str, repeats: int, peer: str, settings: dict[str, Any], tell: Told, tiny: bool = False
+    names: Sequence[str],
+    sizes: Sequence[str],
+    repeats: int,
+    peer: str,
+    settings: dict[str, Any],
+    tell: Told,
+    tiny: bool = False,
 ) -> dict[str, Any]:
     """All results with machine, versions and date. tiny: workloads of a second, for tests."""
     rows = []
-    for name in names:
+    for name, size in ((n, s) for s in sizes for n in names):
         workload = small(WORKLOADS[name]) if tiny else WORKLOADS[name]
         with tempfile.TemporaryDirectory() as folder, _quiet():
             model = make_model(Path(folder) / "model", workload, size)
@@ -38,9 +45,9 @@ def measure(
                 if name == "E"
                 else _speed(workload, model, repeats, peer, settings)
             )
-        rows.append({"workload": name, "text": workload.text, "target": workload.target, **row})
+        rows.append({"workload": name, "size": size, "text": workload.text, "target": workload.target, **row})
         tell(line(rows[-1]))
-    return {**where(), "size": size, "peer": peer, "settings": settings, "repeats": repeats, "workloads": rows}
+    return {**where(), "peer": peer, "settings": settings, "repeats": repeats, "workloads": rows}
 
 
 def where() -> dict[str, Any]:
@@ -59,15 +66,17 @@ def spelled(data: dict[str, Any]) -> str:
 
 
 def _speed(workload: Workload, model: str, repeats: int, peer: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """CPU seconds of a trained sample on both sides, their ratio step by step, and sampling over its bare products."""
-    from temper.bench import ours
+    """CPU seconds of a trained sample on each side, their ratio step by step, sampling over its bare products, and the
+    loop's share. The peer with `settings` of its own is a side beside the peer with its defaults."""
+    from temper.bench import ours, overhead
 
-    told: dict[str, dict[str, Any]] = {"temper": {}, peer: {}}
-    sides: dict[str, Loop] = {"temper": ours.loop(workload, model, told["temper"])}
+    sides: dict[str, Loop] = {"temper": ours.loop(workload, model, {})}
     if peer == "trl":
         from temper.bench import peer_trl
 
-        sides["trl"] = peer_trl.loop(workload, model, told["trl"], **settings)
+        sides["trl"] = peer_trl.loop(workload, model)
+        if settings:
+            sides[TUNED] = peer_trl.loop(workload, model, **settings)
     steppers = {name: Stepper(loop) for name, loop in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for n in range(WARM_UP + repeats):
@@ -78,11 +87,12 @@ def _speed(workload: Workload, model: str, repeats: int, peer: str, settings: di
     for stepper in steppers.values():
         stepper.close()
     found: dict[str, Any] = {"unit": "CPU seconds a sample", "seconds": seconds}
-    if peer in seconds:
-        found |= _ratio([theirs / mine for mine, theirs in zip(seconds["temper"], seconds[peer])])
+    against = {s: _ratio([b / a for a, b in zip(seconds["temper"], seconds[s])]) for s in sides if s != "temper"}
+    found |= against.pop(peer, {})
+    found |= {"tuned": against[TUNED]} if against else {}
     if workload.turns == 1:
         found["sampling"] = roofline.sampling(model, workload, repeats)
-    return found
+    return {**found, "loop": overhead.share(workload, model, repeats)}
 
 
 def _memory(workload: Workload, model: str, peer: str, tiny: bool) -> dict[str, Any]:
@@ -103,53 +113,66 @@ def line(row: dict[str, Any]) -> str:
     against = f"{row['ratio']:5.2f}× [{row['low']:.2f}, {row['high']:.2f}]" if "ratio" in row else "no peer"
     verdict = "" if "ratio" not in row else "reached" if row["ratio"] >= row["target"] else "not reached"
     least = f"   sampling {row['sampling']['ratio']:.2f}× its bare products" if "sampling" in row else ""
-    return f"{row['workload']}  {row['text']:<38} {amount}  {against:<22} target {row['target']:.2f}× {verdict}{least}"
+    least += f", loop {row['loop']['ratio']:.1%}" if "loop" in row else ""
+    what = f"{row['workload']} {row['size']}  {row['text']:<38}"
+    return f"{what} {amount}  {against:<22} target {row['target']:.2f}× {verdict}{least}"
 
 
 def page(data: dict[str, Any]) -> str:
     """The results as Markdown."""
-    settings = ", ".join(f"{k}={v}" for k, v in data["settings"].items()) or "defaults"
-    lines = [
-        f"Models of {data['size']} parameters, {spelled(data)}",
-        f"Medians of {data['repeats']} steps in turn, in one process; smallest and largest ratio. Peer: {data['peer']} "
-        f"({settings}).",
-        "",
-        "| workload | Temper | peer | times cheaper | target | sampling over bare products |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(_page_row(r, data["peer"]) for r in data["workloads"]),
-        "",
-    ]
-    return "\n".join(lines)
+    lines = [spelled(data), f"Medians of {data['repeats']} steps in turn, in one process; smallest and largest ratio."]
+    for size in dict.fromkeys(r["size"] for r in data["workloads"]):
+        rows = [r for r in data["workloads"] if r["size"] == size]
+        tuned = any("tuned" in r for r in rows)
+        heads = ["workload", "Temper", data["peer"], "times cheaper", "target", *(["tuned peer"] if tuned else []),
+                 "sampling over bare products", "loop"]  # fmt: skip
+        lines += ["", f"Models of {size} parameters:", "", _cells(heads), _cells(["---"] * len(heads))]
+        lines += [_cells(_page_row(r, data["peer"], tuned)) for r in rows]
+    if data["settings"]:
+        lines += ["", f"Tuned peer: {', '.join(f'{k}={v}' for k, v in data['settings'].items())}."]
+    return "\n".join([*lines, ""])
 
 
-def _page_row(r: dict[str, Any], peer: str) -> str:
+def _cells(words: Sequence[str]) -> str:
+    return f"| {' | '.join(words)} |"
+
+
+def _page_row(r: dict[str, Any], peer: str, tuned: bool) -> list[str]:
     values = r.get("seconds") or r["mib"]
     scale, unit, digits = (1.0, "MiB", 0) if "mib" in r else (1e3, "ms", 2)
     each = [
         f"{scale * statistics.median(values[s]):.{digits}f} {unit}" if s in values else "" for s in ("temper", peer)
     ]
-    ratio = f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" if "ratio" in r else ""
-    least = f"{r['sampling']['ratio']:.2f}" if "sampling" in r else ""
-    return "| " + " | ".join([f"{r['workload']}: {r['text']}", *each, ratio, f"{r['target']:.2f}", least]) + " |"
+    shown = [_between(r) if "ratio" in r else "", f"{r['target']:.2f}"]
+    shown += [_between(r["tuned"]) if "tuned" in r else ""] if tuned else []
+    least = _between(r["sampling"]) if "sampling" in r else ""
+    return [f"{r['workload']}: {r['text']}", *each, *shown, least, f"{r['loop']['ratio']:.1%}" if "loop" in r else ""]
+
+
+def _between(x: dict[str, Any]) -> str:
+    return f"{x['ratio']:.2f} [{x['low']:.2f}, {x['high']:.2f}]"
 
 
 def plot(data: dict[str, Any]) -> str:
     """Times cheaper than the peer as bars, with the targets as ticks: SVG."""
     rows = [r for r in data["workloads"] if "ratio" in r]
-    most = max([*(r["high"] for r in rows), *(r["target"] for r in rows), 1.0]) * 1.1
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {40 * len(rows) + 40}" font-family="sans-serif">']
-    out.append("<style>text{fill:#444;font-size:13px}@media(prefers-color-scheme:dark){text{fill:#ccc}}</style>")
+    most = max([*(r["high"] for r in rows), *(r["target"] for r in rows), 1.0]) * 1.05
+    height = 34 * len(rows) + 50
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" font-family="sans-serif">']
+    out.append("<style>text{fill:#444;font-size:13px}.r{stroke:#123;stroke-width:1.5}"
+               "@media(prefers-color-scheme:dark){text{fill:#ccc}.r{stroke:#eee}}</style>")  # fmt: skip
     for n, r in enumerate(rows):
-        y, x = 40 * n + 10, lambda v: 270 + 430 * v / most
+        y, x = 34 * n + 10, lambda v: 310 + 380 * v / most
         out += [
-            f'<text x="260" y="{y + 17}" text-anchor="end">{r["workload"]}: {r["text"]}</text>',
-            f'<rect x="270" y="{y}" width="{x(r["ratio"]) - 270:.1f}" height="24" rx="3" fill="#3b7dd8"/>',
-            f'<line x1="{x(r["low"]):.1f}" x2="{x(r["high"]):.1f}" y1="{y + 12}" y2="{y + 12}" stroke="#123" />',
-            f'<line x1="{x(r["target"]):.1f}" x2="{x(r["target"]):.1f}" y1="{y - 3}" y2="{y + 27}" stroke="#d8503b" />',
-            f'<text x="276" y="{y + 17}" style="fill:#fff">{r["ratio"]:.2f}×</text>',
+            f'<text x="300" y="{y + 16}" text-anchor="end">{r["workload"]}: {r["text"]}, {r["size"]}</text>',
+            f'<rect x="310" y="{y}" width="{x(r["ratio"]) - 310:.1f}" height="22" rx="3" fill="#3b7dd8"/>',
+            f'<line x1="{x(r["low"]):.1f}" x2="{x(r["high"]):.1f}" y1="{y + 11}" y2="{y + 11}" class="r"/>',
+            f'<line x1="{x(r["target"]):.1f}" x2="{x(r["target"]):.1f}" y1="{y - 3}" y2="{y + 25}" stroke="#d8503b" '
+            'stroke-width="2"/>',
+            f'<text x="316" y="{y + 16}" style="fill:#fff">{r["ratio"]:.2f}×</text>',
         ]
     foot = f"times cheaper than {data['peer']} (bar: median, line: smallest to largest, red: target)"
-    return "\n".join([*out, f'<text x="270" y="{40 * len(rows) + 28}">{foot}</text>', "</svg>", ""])
+    return "\n".join([*out, f'<text x="310" y="{34 * len(rows) + 32}">{foot}</text>', "</svg>", ""])
 
 
 def write(data: dict[str, Any], folder: Path, name: str, page: str, plot: str) -> None:

@@ -10,7 +10,7 @@ from temper.errors import UserError, unknown
 
 def bench(
     workloads: str = "A,B,C,D,E",
-    size: Literal["1m", "5m"] = "1m",
+    sizes: str = "1m",
     repeats: int = 5,
     peer: Literal["trl", "none"] = "trl",
     peer_settings: tuple[str, ...] = (),
@@ -20,10 +20,10 @@ def bench(
     """Time training steps on random models, one thread, and write a table, a plot and the figures.
 
     workloads      A (short answers), B (heavy-tailed), C (long prompts), D (four turns), E (large vocabulary: memory)
-    size           of the models, in parameters
+    sizes          of the models, in parameters: 1m, 5m, or both with a comma
     repeats        steps that are counted, of each side in turn
     peer           what is measured beside Temper; none: Temper alone
-    peer_settings  name=value for the peer's own configuration (default: its defaults)
+    peer_settings  name=value of the peer's own configuration: measured beside the peer with its defaults
     growth         instead: seconds against size of everything that must not grow faster than it, and start-up times
     out            a folder for bench.json, bench.md and bench.svg (growth.json, …)
     """
@@ -31,20 +31,21 @@ def bench(
 
     os.environ["OMP_NUM_THREADS"] = "1"
     from temper.bench import suite
-    from temper.bench.workloads import WORKLOADS
+    from temper.bench.workloads import SIZES, WORKLOADS
 
     if growth:
         from temper.bench import growth as curves
 
         data = curves.measure(print)
         return _written(data, out, "growth", curves.page(data), curves.plot(data))
-    names = [n.strip().upper() for n in workloads.split(",") if n.strip()]
-    for name in names:
-        if name not in WORKLOADS:
-            raise unknown("workload", name, WORKLOADS)
-    if repeats < 1 or not names:
+    names, of = ([n.strip() for n in text.split(",") if n.strip()] for text in (workloads.upper(), sizes))
+    for what, given, known in (("workload", names, WORKLOADS), ("size", of, SIZES)):
+        for name in given:
+            if name not in known:
+                raise unknown(what, name, known)
+    if repeats < 1 or not names or not of:
         raise UserError("give at least one workload, and repeats of at least 1")
-    data = suite.measure(names, size, repeats, peer, dict(map(_setting, peer_settings)), print)
+    data = suite.measure(names, of, repeats, peer, dict(map(_setting, peer_settings)), print)
     return _written(data, out, "bench", suite.page(data), suite.plot(data))
 
 
