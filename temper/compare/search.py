@@ -98,7 +98,10 @@ def climb(search: Search, train: Callable[[list[Job]], dict[str, str]]) -> list[
     A rung is {budget, scores: {candidate: pass@1 on the search's half}, failed}, best first.
     """
     path = search.out / "rungs.json"
-    done: list[Json] = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        done: list[Json] = json.loads(path.read_text()) if path.is_file() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and search again; finished runs are kept")
     arms = {arm.label: arm for arm in search.candidates}
     for rung in range(len(done), len(search.sizes)):
         left = list(done[-1]["scores"])[: search.sizes[rung]] if done else list(arms)

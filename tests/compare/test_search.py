@@ -112,6 +112,9 @@ def test_what_is_finished_is_kept(tmp_path: Path) -> None:
     assert again == log[-1:] and next(iter(rungs[-1]["scores"])) == "lr=3-beta=1"
     climb(search, trainer(skill, again))
     assert len(again) == 1
+    (tmp_path / "rungs.json").write_text("[{")
+    with pytest.raises(UserError, match=r"rungs.json is damaged .*: delete it"):
+        climb(search, trainer(skill, again))
 
 
 def test_a_candidate_that_fails_is_left_out(tmp_path: Path) -> None:
