@@ -54,21 +54,18 @@ def test_the_confusion_table_in_the_docs_is_the_measured_one(fired: dict[str, di
 
 
 def test_stored_quickstart_runs_are_silent() -> None:
-    """60 steps each of seeds 0, 1, 2, as recorded on 2026-11-20 (histograms and per-source curves left out)."""
+    """Seeds 0, 1 and 2 (which was stopped after 58 of 60 steps), recorded on 2026-11-20: what the rules read."""
     runs: dict[int, list[dict[str, Any]]] = {}
     for line in QUICKSTART.read_text().splitlines():
         row = json.loads(line)
         runs.setdefault(row.pop("seed"), []).append(row)
-    assert sorted(runs) == [0, 1, 2] and all(len(rows) == 60 for rows in runs.values())
+    assert sorted(runs) == [0, 1, 2] and all(len(rows) >= 58 for rows in runs.values())
     for seed, rows in runs.items():
         for steps in (4, 10, 20, 35, 60):
-            found = diagnose(rows[:steps])
+            found = diagnose(rows[: steps + 1])
             assert not found.findings, f"seed {seed}, {steps} steps: {found.findings}"
-        assert set(found.unchecked) <= {
-            "verifier disagreement",
-            "reward–evaluation divergence",
-            "frontier-chasing curriculum",
-        }
+        stopped = {"clipped tokens", "reward–evaluation divergence"} if seed == 2 else set()
+        assert set(found.unchecked) <= {"verifier disagreement"} | stopped
 
 
 # levers and docs ----------------------------------------------------------------------------------------------------

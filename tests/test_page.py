@@ -236,7 +236,8 @@ def test_opens_without_errors_or_requests(page: Browser, run_dir: Path) -> None:
     assert page.errors == []
     assert [url for url in page.requests if not url.startswith("file:")] == []
     assert page.js("[...document.querySelectorAll('h2')].map((h) => h.textContent)") == [
-        "Before and after", "Learning curves", "Distributions", "Rollouts", "Example answers", "The run"]  # fmt: skip
+        "What happened in this run", "Before and after", "Learning curves", "Distributions", "Rollouts",
+            "Example answers", "The run"]  # fmt: skip
     assert page.js("document.querySelector('.big').textContent") == "+30.0"
 
 

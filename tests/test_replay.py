@@ -159,6 +159,8 @@ def test_gates_and_signals_change_the_effective_batch(exact_model: str, recorded
     assert own["effective_trajectories"] > 8 and only["effective_trajectories"] == pytest.approx(1.0, abs=1e-6)
     assert 0 < only["used"] < 0.2
     assert "leaves no group" in nothing["error"], "a method that cannot be asked does not take the others with it"
+    zero = replace_credit(toy_run(exact_model), torch.zeros(b.batch.size(TRAJECTORY)))
+    assert "no token has a gradient" in replay(toy_run(exact_model), b, [zero])["methods"][1]["error"]
     assert effective(torch.tensor([2.0, -2.0, 0.0])) == 2.0 and effective(torch.zeros(3)) == 0.0
 
 

@@ -160,11 +160,10 @@ class VerifierDisagreement:
         rate = sum(v * many.get(s, 0.0) for s, v in apart) / n
         if _wilson(rate, n) < self.limit:
             return None
-        loose = Window(r.points("verifier/only_reward") or [(0, 0.0)]).mean
+        loose = [v for _, v in r.points("verifier/only_reward")]
         steps = (compared[0][0], compared[-1][0])
-        said = (
-            f"A second checker judged {share(rate)} of {n:,.0f} answers otherwise; {share(loose)} passed only by the"
-            " reward that is trained on."
+        said = f"A second checker judged {share(rate)} of {n:,.0f} answers otherwise" + (
+            f"; {share(sum(loose) / len(loose))} passed only by the reward that is trained on." if loose else "."
         )
         samples = f"{n:,.0f} answers"
         return Finding(self.name, "alarm", said, self.lever, rate, self.limit, steps, samples, "verifier/disagreement")

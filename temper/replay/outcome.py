@@ -51,6 +51,8 @@ def replay(run: Run, recorded: Recorded, others: Sequence[Alternative], own: str
             try:
                 with bench.lent(alternative):
                     found = bench.gradient(alternative, alternative.update.rows(alternative.batch(b)))
+                    if not found[0].norm:
+                        raise UserError("no token has a gradient: the batch lacks what it needs, or nothing differs")
                     rows.append(bench.row(alternative, found, first))
                 credits[alternative.label] = shares(found[0].credit_of(b.size(TOKEN), found[1]))
             except FAILURES as error:

@@ -284,8 +284,7 @@ def frontier(run: Run) -> Run:
 
 def stale(run: Run) -> Run:
     """Rows are three updates old, at thirty times the rate."""
-    run.ahead = 3
-    return _rate(run, 3e-2)
+    return _rate(replace(run, ahead=3), 3e-2)
 
 
 def clipped(run: Run) -> Run:

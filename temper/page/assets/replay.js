@@ -2,6 +2,7 @@
 
 const methods = data.methods, own = methods[0].method, worked = methods.filter((m) => !m.error);
 const colours = new Map(worked.map((m, i) => [m.method, hue(i)]));
+const times = (x) => `${x.toFixed(x < 0.1 ? 3 : 2)} times the length`;
 const shareText = (x) => (isNumber(x) ? percent(x) : '–');
 const COLUMNS = [
   ['method', 'method', (m) => m.method, (m) => m.method],
@@ -47,8 +48,8 @@ const reading = () => {
   const lines = [];
   if (apart.length) {
     const far = apart[0], near = apart.at(-1);
-    lines.push(`${far.method} points furthest from what the run did (cosine ${minus(far.cosine.toFixed(3))}, ${num(far.ratio)} times the length).`);
-    if (near !== far) lines.push(`${near.method} is nearest (cosine ${minus(near.cosine.toFixed(3))}, ${num(near.ratio)} times the length).`);
+    lines.push(`${far.method} points furthest from what the run did (cosine ${minus(far.cosine.toFixed(3))}, ${times(far.ratio)}).`);
+    if (near !== far) lines.push(`${near.method} is nearest (cosine ${minus(near.cosine.toFixed(3))}, ${times(near.ratio)}).`);
   }
   if (isNumber(data.check?.apart)) lines.push(`The run recorded a gradient norm of ${num(data.check.recorded_norm, 6)}; replayed, it differs by ${num(data.check.apart, 2)} of it.`);
   lines.push('AdamW divides by the size of past gradients, so a constant factor between two methods matters little after a while; the direction does.');
