@@ -7,6 +7,7 @@ ends after the step that reaches the budget.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,27 +31,37 @@ HARD_SETTING = SETTING.replace(
 
 
 def at_equal_tokens(
-    recipe: Callable[..., Run],
+    recipe: Callable[..., Run | list[Run]],
     sampled: int = SAMPLED,
     watch: Callable[[Run], None] | None = None,
     **options: Any,
 ) -> Arm:
-    """An arm: (seed, folder) -> the figures of its run.
+    """An arm: (seed, folder) -> the figures of its run, or of the last of its phases, which alone has the budget.
 
-    watch  may add probes or stages to the run before it starts
+    watch  may add probes or stages to that run before it starts
     """
 
     def arm(seed: int, folder: Path) -> dict[str, float]:
-        from temper.loop import train
+        from temper.loop import train_all
 
-        run = recipe(seed=seed, **{**SIZES, **options})
-        run.out, run.threads, run.steps, run.budget = folder, 1, UNBOUNDED, {"sampled_tokens": float(sampled)}
+        made = recipe(seed=seed, **{**SIZES, **options, **({"out": folder} if _in_phases(recipe) else {})})
+        phases = made if isinstance(made, list) else [made]
+        for n, phase in enumerate(phases):
+            phase.out = folder if len(phases) == 1 else folder / f"{n + 1}-{phase.name}"
+            phase.threads = 1
+        last = phases[-1]
+        last.steps, last.budget = UNBOUNDED, {"sampled_tokens": float(sampled)}
         if watch is not None:
-            watch(run)
-        asyncio.run(train(run))
-        return figures_of(folder) | {"steps": float(len((folder / "metrics.jsonl").read_text().splitlines()))}
+            watch(last)
+        asyncio.run(train_all(phases))
+        out = Path(str(last.out))
+        return figures_of(out) | {"steps": float(len((out / "metrics.jsonl").read_text().splitlines()))}
 
     return arm
+
+
+def _in_phases(recipe: Callable[..., Any]) -> bool:
+    return "out" in inspect.signature(recipe).parameters
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:

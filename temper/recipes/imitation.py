@@ -10,6 +10,7 @@ from typing import Any
 from temper.backends.base import AdamW, Lora
 from temper.envs.conversations import Conversations, demonstrated
 from temper.envs.shown import Says, Shown
+from temper.method import Method
 from temper.methods.objectives.sft import sft
 from temper.objective import Update
 from temper.parts.curricula import Generated, Shuffled
@@ -23,8 +24,9 @@ COLD_START = "cold-start"
 
 
 def cold_start(
-    env: Env, says: Says, tasks: Sequence[Task], *, model: str, steps: int, lr: float, seed: int, **options: Any
-) -> Run:
+    env: Env, says: Says, tasks: Sequence[Task], *, model: str, steps: int, lr: float, seed: int,
+    method: Callable[[Policy], Method] = sft, **options: Any,
+) -> Run:  # fmt: skip
     """Imitation of `says` playing `env`, 32 demonstrations a step. options: those of `train_on` that fit.
 
     Every task comes under eight ids, so that what `says` draws by the id differs from time to time.
@@ -34,11 +36,11 @@ def cold_start(
     rank = options.get("lora", 0)
     optimizer = AdamW(lr=WarmUp(lr, max(1, steps // 10)))
     policy = Policy(model=model, optimizer=optimizer, lora=Lora(rank, 2 * rank) if rank else None, **kept)
-    m = sft(policy)
+    m = method(policy)
     return Run(
         name=COLD_START, env=Shown(env, says), curriculum=Shuffled(tasks, 1, seed), roles={"solver": policy},
-        on_group=m.on_group, updates=[Update(policy, m.terms)], steps=steps, groups=32, seed=seed, threads=1,
-        save_every=options.get("save_every", 0),
+        on_group=m.on_group, on_batch=m.on_batch, updates=[Update(policy, m.terms)], steps=steps, groups=32, seed=seed,
+        threads=1, save_every=options.get("save_every", 0),
     )  # fmt: skip
 
 

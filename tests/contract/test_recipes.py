@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "simpletir": {"mask_void": False}, "thor": {"tail": 0}, "rstar2-grpo-roc": {"keep": 2},  # a random model has no box
-    "gymnasium": {"turns": 3}, "gdpo": {"reward": ("exact_match", "think_format")},
+    "gymnasium": {"turns": 3}, "rlcr": {"lenient": True}, "gdpo": {"reward": ("exact_match", "think_format")},
     "trl": {"reward_func": ("tests.envs.adapters.test_trl:spread",)},
     "verifiers": {"env": "tests.envs.adapters.test_verifiers:spread", "args": "{}"},
 }  # fmt: skip
@@ -130,6 +130,10 @@ SEARCHED = {**QUESTIONS, "corpus": str(FILES / "corpus.jsonl")}
 BUNDLED = {"data": "products", "out": Path("elsewhere")}
 TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean something together only
     **{(n, "out"): BUNDLED for n in ("retool", "simpletir", "thor", "rstar2-grpo-roc")},
+    **{("light-if", n): {"data": "quickstart", "eval_tasks": 1, n: v} for n, v in (
+        ("out", Path("elsewhere")), ("imitation", 5), ("imitation_lr", 0.5), ("share", 0.5), ("c", 0.5))},
+    **{("rlcr", n): {"data": "quickstart", "eval_tasks": 1, n: v} for n, v in (
+        ("out", Path("elsewhere")), ("cold_start", 5), ("cold_start_lr", 0.5))},
     ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
@@ -153,7 +157,7 @@ WRITTEN = "tests.envs.adapters.test_trl"
 THEIRS: dict[str, dict[str, Any]] = {  # the same, where it depends on the recipe
     "trl": {"env": f"{WRITTEN}:Counter", "tool": (f"{WRITTEN}:shout",), "reward_func": (f"{WRITTEN}:seen",)},
     "verifiers": {"env": "tests.envs.adapters.test_verifiers:other", "args": '{"gym": "gcd"}'},
-    "simpletir": {"mask_void": True},
+    "simpletir": {"mask_void": True}, "rlcr": {"lenient": False},
     "think2sql": {"weights": (0.5, 0.5)},
     "spiral_rae": {"game": "TicTacToe-v0"},
     "unitymas_o": {"code": str(FILES / "programs.jsonl")},

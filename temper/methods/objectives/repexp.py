@@ -26,7 +26,7 @@ from torch import Tensor
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import GROUP, HIDDEN, REWARD, TOKEN, TRAJECTORY, Column, floating
+from temper.columns import ALLOWED, GROUP, HIDDEN, REWARD, SUPPORT, TEMPERATURE, TOKEN, TRAJECTORY, Column, floating
 from temper.method import Method
 from temper.objective import Term, seq_mean_token_mean
 from temper.parts.advantages import Advantage
@@ -91,6 +91,7 @@ class RepresentationBonus(Counted):
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     kind = "features"
     reads = (REWARD,)
+    uses = (TEMPERATURE, SUPPORT, ALLOWED)
     writes = (SHAPED,)
 
     async def __call__(self, b: Batch) -> Batch:
