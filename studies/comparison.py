@@ -38,6 +38,7 @@ def record(folder: Path) -> Json:
     runs = sorted(folder.glob("*/seed-*/run.json"))
     first = json.loads(runs[0].read_text())
     cpu = {k: first["machine"][k] for k in ("processor", "cores")}
+    found["curves"] = {found["axis"]: found["curves"][found["axis"]]}
     return {
         "kind": "comparison", "date": first["created"][:10], "versions": first["versions"], "machine": cpu,
         "revision": first["code"]["revision"], "result": found,
@@ -64,13 +65,14 @@ def page(data: Json) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_row(arm, against.get(arm["label"])) for arm in ranked(found)),
         "",
-        f"Arms that share a letter cannot be told apart. {seeds} seeds; p is corrected over all pairs, no interval is.",
+        f"Arms that share a letter cannot be told apart. {seeds} seeds. p is corrected over all pairs, an interval is not.",
         "",
         *(f"![{f.title}]({NAME}-{f.name}.svg)\n" for f in figures(found) if f.name in KEPT),
         HARDLY,
         "## What was spent",
         "",
-        "Means over the seeds. Seconds are of a machine that did other things too.",
+        f"Means over the seeds. All runs together took {found['cpu_seconds'] / 60:.1f} minutes of one processor core."
+        " Seconds in the table are wall seconds of a machine that did other things too.",
         "",
         "| arm | steps | optimiser steps | trained | scored | forward TFLOPs | backward TFLOPs | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import resource
 import shlex
 import signal
 import sys
@@ -66,12 +67,15 @@ def compare(argv: Sequence[str]) -> int:
     runs.claim(arms, asked["budget"], asked["out"])
     jobs = runs.jobs(arms, range(asked["seeds"]), asked["out"], asked["budget"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated comparison stops its runs too
+    before = cpu_seconds()
     try:
         failed = runs.train(jobs, asked["jobs"], _say(asked["json"]), shlex.split(asked["launch"]))
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     command = shlex.join(["temper", "compare", *argv])
-    return _tell(outcome.read(jobs, budget_of(asked["budget"]), failed, command), asked["out"], asked["json"])
+    found = outcome.read(jobs, budget_of(asked["budget"]), failed, command)
+    found["cpu_seconds"] = round(_earlier(asked["out"]) + cpu_seconds() - before, 1)
+    return _tell(found, asked["out"], asked["json"])
 
 
 def split(argv: Sequence[str], known: Sequence[Option]) -> tuple[list[str], dict[str, Any], list[str]]:
@@ -80,6 +84,20 @@ def split(argv: Sequence[str], known: Sequence[Option]) -> tuple[list[str], dict
     end = words.index("--") if "--" in words else len(words)
     count = next((n for n, word in enumerate(words[:end]) if word.startswith("--")), end)
     return words[:count], {o.name: o.default for o in known} | options.parse(words[count:end], known), words[end + 1 :]
+
+
+def cpu_seconds() -> float:
+    """Processor time of the runs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _earlier(out: Path) -> float:
+    """What the comparison had used when it was last written down."""
+    try:
+        return float(json_.loads((out / "compare.json").read_text())["cpu_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
 
 
 def _tell(found: dict[str, Any], out: Path, as_json: bool) -> int:
