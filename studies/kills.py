@@ -90,9 +90,16 @@ class Killer:
     plan: list[tuple[int, int, float, str]]
     log: Path
     step: int = 0
-    killed: int = 0
+
+    def __post_init__(self) -> None:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.dead = {json.loads(line)["pid"] for line in lines}
+        self.left = [k for k in self.plan if k[0] not in {json.loads(line)["number"] for line in lines}]
+        self.killed = 0
 
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
+        while any(at < self.step for _, at, _, _ in self.left):
+            await asyncio.sleep(0.05)
         self.step = step
         return {}
 
@@ -100,34 +107,36 @@ class Killer:
         threading.Thread(target=self._go, daemon=True).start()
 
     def _go(self) -> None:
-        done = (
-            {json.loads(line)["number"] for line in self.log.read_text().splitlines()} if self.log.exists() else set()
-        )
-        for number, step, seconds, role in self.plan:
-            while number not in done and self.step < step:
+        while self.left:
+            number, step, seconds, role = self.left[0]
+            while self.step < step:
                 time.sleep(0.01)
-            while number not in done and not self._kill(number, seconds, role):
+            time.sleep(seconds)
+            while not self._kill(number, role):
                 time.sleep(0.05)
+            self.left.pop(0)
 
-    def _kill(self, number: int, seconds: float, role: str) -> bool:
-        time.sleep(seconds)
-        alive = [w for w in self.ray.where() if w["who"].startswith(role)]
-        victim = (
-            {"who": "driver", "pid": os.getpid()} if role == "driver" else alive[number % len(alive)] if alive else None
-        )
-        if victim is None:
+    def _kill(self, number: int, role: str) -> bool:
+        alive = [w for w in self.ray.where() if w["who"].startswith(role) and w["pid"] not in self.dead]
+        if role == "driver":
+            alive = [{"who": role, "pid": os.getpid()}]
+        if not alive:
             return False
+        victim = alive[number % len(alive)]
+        if role == "driver":
+            self._note(number, role, victim)
+        os.kill(victim["pid"], signal.SIGKILL)
+        self._note(number, role, victim)
+        return True
+
+    def _note(self, number: int, role: str, victim: Mapping[str, Any]) -> None:
+        self.dead.add(victim["pid"])
+        self.killed += 1
+        told = {"number": number, "role": role, "who": victim["who"], "pid": victim["pid"], "step": self.step}
         with self.log.open("a") as f:
-            told = {"number": number, "role": role, "who": victim["who"], "pid": victim["pid"], "step": self.step}
             f.write(json.dumps({**told, "time": round(time.time(), 3)}) + "\n")
             f.flush()
             os.fsync(f.fileno())
-        try:
-            os.kill(victim["pid"], signal.SIGKILL)
-        except ProcessLookupError:
-            return True
-        self.killed += 1
-        return True
 
 
 def plan(kills: int, steps: int, seed: int, roles: Mapping[str, int]) -> list[tuple[int, int, float, str]]:
@@ -136,7 +145,7 @@ def plan(kills: int, steps: int, seed: int, roles: Mapping[str, int]) -> list[tu
     drawn = [r for r, share in roles.items() for _ in range(share)]
     drawn = (drawn * (kills // len(drawn) + 1))[:kills]
     draw.shuffle(drawn)
-    moments = sorted(draw.uniform(0, steps - 1) for _ in drawn)
+    moments = sorted(draw.uniform(0, steps - 2) for _ in drawn)
     return [(n, int(at), draw.uniform(0, 0.4), role) for n, (at, role) in enumerate(zip(moments, drawn))]
 
 

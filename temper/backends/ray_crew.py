@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from temper.backends.ray_line import Line
-from temper.supervision import IN_PLACE, SKIP, Lost, Overdue, Pulse, Supervisor, within
+from temper.supervision import IN_PLACE, SKIP, Exhausted, Lost, Overdue, Pulse, Supervisor, within
 
 T = TypeVar("T")
 JOINING, SERVING, DRAINING, GONE = "joining", "serving", "draining", "gone"
@@ -133,8 +133,11 @@ class Crew:
             return
         drained = member.state == DRAINING
         self._drop(member)
+        said = why.why if isinstance(why, Lost) else str(why)
         try:
-            action = self.supervisor.fell(self.role, member.name, why.why if isinstance(why, Lost) else str(why))
+            action = self.supervisor.fell(self.role, member.name, said)
+            if action == SKIP and self.size == 1 and not drained:
+                raise Exhausted(f"no {self.title} is left: {member.name} was the last ({said})")
         except Exception as error:
             self._break(error)
             raise
@@ -169,15 +172,8 @@ class Crew:
             serving = [m for m in self.members if m.state == SERVING]
             if serving:
                 return min(serving, key=lambda m: m.load + cost(m))
-            if not self._present():
-                self.fell_short()
             names = ", ".join(m.name for m in self.members) or f"a {self.title}"
             await within(self.faults.patience, self._change(), "the run", names, "serve")
-
-    def fell_short(self) -> None:
-        if self.size < 1:
-            raise Overdue("the run", 0, f"a {self.title}", "serve: none is left")
-        self._welcome()
 
     async def doing(self, member: Member, load: float, work: Awaitable[T]) -> T:
         """The result of `work`, which `member` does; Lost as soon as the member is."""

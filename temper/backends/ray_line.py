@@ -60,7 +60,8 @@ class Line:
                     ping = None
                 elif ping is not None:
                     pulse.silent()
-                ping = ping or self.ask("beat")
+                if self.about:  # while a process starts it has no heartbeat
+                    ping = ping or self.ask("beat")
                 waited = time.monotonic() - began
                 if seconds is not None and waited > seconds:
                     raise TimeoutError(f"no answer within {seconds:g} s")
