@@ -136,10 +136,11 @@ def method(found: Json) -> str:
     cpu = found.get("cpu_seconds")
     used = "" if cpu is None else f"<p>All runs together: {cpu / 60:.1f} minutes of one processor core.</p>"
     return (
-        f"<p><code>{escape(found['command'])}</code></p>{used}<p class=lead>Differences are paired: by seed, and by task"
-        " in a seed. Their errors over seeds and over tasks are bootstrapped, each taken times its own quantile of Student’s"
-        f" t, and added as squares.{together} p is corrected by Holm’s method over all pairs of arms; intervals are"
-        " not. What is found holds for these options, this model and these tasks. Every run has its own report:</p>"
+        f"<p><code>{escape(found['command'])}</code></p>{used}<p class=lead>Differences are paired: by seed, and by"
+        " task in a seed. Their errors over seeds and over tasks are bootstrapped, each taken times its own quantile of"
+        f" Student’s t, and added as squares.{together} p is corrected by Holm’s method over all pairs of arms;"
+        " intervals are not. What is found holds for these options, this model and these tasks. Every run has its own"
+        " report:</p>"
         f"<ul>{''.join(links)}</ul>"
     )
 
