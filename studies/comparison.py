@@ -65,7 +65,7 @@ def page(data: Json) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_row(arm, against.get(arm["label"])) for arm in ranked(found)),
         "",
-        f"Arms that share a letter cannot be told apart. {seeds} seeds. p is corrected over all pairs, not the intervals.",
+        f"Seeds: {seeds}. Arms that share a letter cannot be told apart. Only p is corrected over all pairs.",
         "",
         *(f"![{f.title}]({NAME}-{f.name}.svg)\n" for f in figures(found) if f.name in KEPT),
         HARDLY,

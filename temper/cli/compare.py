@@ -108,8 +108,7 @@ def _tell(found: dict[str, Any], out: Path, as_json: bool) -> int:
     page = out / "compare.html"
     page.write_text(render(result), encoding="utf-8")
     kinds = plots.write(result, out / "plots")
-    more = "" if len(kinds) > 1 else "; PNG too after pip install resvg-py"
-    made = [f"page      {page}", f"plots     {out / 'plots'} ({', '.join(kinds)}{more})"]
+    made = [f"page      {page}", f"plots     {out / 'plots'} ({kinds})"]
     print(text if as_json else "\n".join([*lines(result), "", *made]))
     return 1 if result["failed"] else 0
 

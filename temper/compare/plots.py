@@ -38,18 +38,30 @@ class Figure:
         return f"{head}<style>{PLAIN}</style>{ground}{self.inner}</svg>\n"
 
 
-def write(found: Json, folder: Path) -> list[str]:
-    """Every figure as NAME.svg, and as NAME.png where resvg-py is installed; the kinds that were written."""
+def write(found: Json, folder: Path) -> str:
+    """Every figure as NAME.svg, and as NAME.png where resvg-py and a font are installed; what was written, in words."""
     folder.mkdir(exist_ok=True)
-    pictures = importlib.util.find_spec("resvg_py") is not None
+    missing = _missing()
     for figure in figures(found):
         path = folder / f"{figure.name}.svg"
         path.write_text(figure.file(), encoding="utf-8")
-        if pictures:
-            import resvg_py
+        if not missing:
+            path.with_suffix(".png").write_bytes(_picture(figure.file()))
+    return f"SVG; PNG too after {missing}" if missing else "SVG, PNG"
 
-            path.with_suffix(".png").write_bytes(bytes(resvg_py.svg_to_bytes(svg_path=str(path), zoom=3)))
-    return ["SVG", "PNG"] if pictures else ["SVG"]
+
+def _missing() -> str:
+    """What PNG files need, and this machine does not have."""
+    if importlib.util.find_spec("resvg_py") is None:
+        return "pip install resvg-py"
+    letter, nothing = (Figure("", "", 40, text(20, 20, word)).file() for word in ("M", ""))
+    return "" if _picture(letter) != _picture(nothing) else "a font is installed (fonts-dejavu-core)"
+
+
+def _picture(svg: str) -> bytes:
+    import resvg_py
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=3))
 
 
 def figures(found: Json) -> list[Figure]:

@@ -77,7 +77,7 @@ def test_the_page_in_a_browser(found: dict[str, Any], tmp_path: Path) -> None:
 def test_figures_as_files(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert plots.write(found, tmp_path / "plots") == ["SVG"]
+    assert plots.write(found, tmp_path / "plots") == "SVG; PNG too after pip install resvg-py"
     names = {"scores", "differences", "pairs", "pass-at-1-by-sampled-tokens", "reward-by-sampled-tokens"}
     assert {p.stem for p in (tmp_path / "plots").iterdir()} == names
     for path in (tmp_path / "plots").iterdir():
@@ -87,10 +87,12 @@ def test_figures_as_files(found: dict[str, Any], tmp_path: Path, monkeypatch: py
     assert lines.count("class='line") == 2 and "[+0." in lines  # an interval for each of two arms
 
 
-def test_figures_as_pictures(found: dict[str, Any], tmp_path: Path) -> None:
+def test_figures_as_pictures(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("resvg_py")
-    assert plots.write(found, tmp_path / "plots") == ["SVG", "PNG"]
+    assert plots.write(found, tmp_path / "plots") == "SVG, PNG"
     assert all(p.with_suffix(".png").read_bytes().startswith(b"\x89PNG") for p in (tmp_path / "plots").glob("*.svg"))
+    monkeypatch.setattr(plots, "_picture", lambda svg: b"")  # a machine without fonts draws letters as nothing
+    assert plots.write(found, tmp_path / "plots") == "SVG; PNG too after a font is installed (fonts-dejavu-core)"
 
 
 def test_a_panel_for_each_of_many_arms(found: dict[str, Any]) -> None:
