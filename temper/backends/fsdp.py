@@ -240,11 +240,10 @@ class Rank(LocalLearner):
         return dict(self.gathered())
 
     @torch.no_grad()
-    def gathered(self, trained: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """(name, whole weight on the CPU), one after another; all ranks must go through all of them."""
-        for name, p in self.module.named_parameters():
-            if p.requires_grad or not trained:
-                yield name, whole(p, self.device).cpu()
+    def gathered(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, whole trained weight on the CPU), one after another; all ranks must go through all of them."""
+        for name, p in self.sharded.items():
+            yield name, whole(p, self.device).cpu()
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:

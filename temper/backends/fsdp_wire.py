@@ -33,7 +33,8 @@ def dumps(content: Any, modules: Sequence[nn.Module] = ()) -> bytes:
         pickler.dump(content)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
-            f"a loss, or a source of a column, cannot be sent to the learner's ranks ({' '.join(str(error).split())}): "
+            "a loss, a source or a column of the batch cannot be sent to the learner's ranks "
+            f"({' '.join(str(error).split())}): "
             "define it at the top level of a file, or train with learners=1"
         )
     return pickle.dumps((sorted(pickler.files), body.getvalue()), pickle.HIGHEST_PROTOCOL)

@@ -216,6 +216,16 @@ def test_reading_is_that_of_one_process(two: Processes, exact_model: str) -> Non
         assert gap(found[0][column], found[1][column]) < 1e-10, column.name
 
 
+def test_weights_that_are_copied_in(two: Processes, exact_model: str) -> None:
+    mine, other = (made(exact_model, "grpo", how) for how in (two, None))
+    other.learner.update(batch(), other.terms)
+    mine.learner.load(other.learner.weights())
+    wanted = {OLD: LOGP}
+    assert gap(mine.learner.read(batch(), wanted)[OLD], other.learner.read(batch(), wanted)[OLD]) < 1e-12
+    assert mine.learner.changed
+    assert fingerprint(mine.learner.weights().items()) == fingerprint(other.learner.weights().items())
+
+
 def test_bfloat16_stays_near_float32(two: Processes, toy_model: str, tmp_path: Path) -> None:
     """Gradients of bfloat16 passes differ from float32's by a few per cent, sharded or not."""
     exact = made(toy_model, "grpo", None, "float32")
