@@ -119,6 +119,8 @@ class Fleet:
     @contextlib.asynccontextmanager
     async def _place(self) -> Any:
         """A replica, for one sample."""
+        if not self.replicas and not self.supervised:
+            raise self._none()
         needs, visit = OLDEST.get(), _VISIT.get()
         newest = self._staged.version if self._staged else -1
         oldest = newest if needs is None else needs.get(self.name, newest)
@@ -284,8 +286,11 @@ class Fleet:
             self.counts["lost"] += 1
             self.replicas.remove(replica)
         if not self.replicas and not self.supervised:
-            self._fail(UserError(f"every replica of {self.name!r} is lost: nothing can be sampled"))
+            self._fail(self._none())
         self._stir()
+
+    def _none(self) -> UserError:
+        return UserError(f"every replica of {self.name!r} is lost: nothing can be sampled")
 
     def _fail(self, error: BaseException) -> None:
         for waiter in list(self._waiting):
