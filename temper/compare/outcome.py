@@ -101,7 +101,7 @@ def _arm(job: Job, runs: Mapping[int, Json], axis: str, most: float) -> Json:
         "cost": cost,
         "seconds_by_stage": {s: float(np.mean([x["seconds"].get(s, 0.0) for x in ledgers])) for s in STAGES if ledgers},
         "spent": {str(k): r["rows"][-1]["x"][axis] for k, r in runs.items()},
-        "short": [k for k, r in runs.items() if r["rows"][-1]["x"][axis] < most],
+        "short": [k for k, r in runs.items() if r["rows"][-1]["x"][axis] < 0.999 * most],  # seconds are rounded
     }
 
 

@@ -164,7 +164,7 @@ def result(search: Search, rungs: Sequence[Json], fresh: Json, command: str) -> 
     winner, in_search = next(iter(rungs[-1]["scores"].items()))
     found = {
         **search.plan, "command": command, "winner": winner, "in_search": in_search, "rungs": list(rungs),
-        "fresh": fresh, "runs": len(search.candidates) * search.looks + 2 * search.seeds, "cost": search.cost,
+        "fresh": fresh, "cost": search.cost,
     }  # fmt: skip
     return {**found, "reading": reading(found)}
 
