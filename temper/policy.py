@@ -25,7 +25,8 @@ class Policy:
     token_budget  padded tokens in a micro-batch of the learner
     max_rows      sequences that the sampler decodes at once
     drafts        guesses of the next tokens, which save passes and change none (`temper.backends.speculate`)
-    engine        what samples: "local", "vllm", or temper.backends.vllm.VLLM(…) with settings of its own
+    engine        what samples: "local", "vllm" (in this process), "vllm-server" (one, started here), or VLLM(…) and
+                  VLLMServer(…) with settings of their own (`temper.backends.vllm`, `temper.backends.vllm_servers`)
     learners      processes that share its training: weights, gradients and optimiser are sharded over them (FSDP2)
     sharding      temper.backends.fsdp.FSDP(…), how; with it one learner is a process of its own too
     backend       where it lives when it is not in this process: what opens it there (temper.backends.ray.Ray)
@@ -51,7 +52,7 @@ class Policy:
         for name in ("token_budget", "max_rows", "learners"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if isinstance(self.engine, str) and self.engine not in (known := ("local", "vllm")):
+        if isinstance(self.engine, str) and self.engine not in (known := ("local", "vllm", "vllm-server")):
             raise unknown("engine", self.engine, known)
         if self.drafts is not None and self.engine != "local":
             raise UserError("drafts are the local sampler's: leave them out where another engine samples")
@@ -66,11 +67,13 @@ class Policy:
 
         from temper.backends.local import LocalLearner
         from temper.backends.local_sampler import LocalSampler
-        from temper.backends.vllm import VLLM, VLLMSampler, installed
+        from temper.backends.vllm import VLLM
+        from temper.backends.vllm_servers import VLLMServer
         from temper.models import load
 
-        if self.engine != "local":
-            installed()
+        engine: Any = {"vllm": VLLM(), "vllm-server": VLLMServer()}.get(str(self.engine), self.engine)
+        if engine != "local":
+            engine.check()
         self._tokenizer = load.load_tokenizer(self.model)
         if self.backend is not None:
             self._learner, self._sampler = self.backend.open(self, modules)
@@ -100,11 +103,10 @@ class Policy:
                 autocast=autocast,
             )
         served: dict[str, Any] = {"max_rows": self.max_rows, "autocast": autocast}
-        if self.engine == "local":
+        if engine == "local":
             self._sampler = LocalSampler(module, self._tokenizer, drafts=self.drafts, **served)
         else:
-            settings = VLLM() if self.engine == "vllm" else self.engine
-            self._sampler = VLLMSampler(module, self._tokenizer, settings, **served)
+            self._sampler = engine.sampler(module, self._tokenizer, **served)
 
     def _sharded(self, module: Any, modules: list[Any], random: Any) -> Learner:
         """A learner in processes of its own. random: what fresh adapters of `module` were drawn with."""

@@ -66,6 +66,13 @@ class VLLM:
     tolerance: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def check(self) -> None:
+        """UserError where vLLM is not installed."""
+        installed()
+
+    def sampler(self, module: Any, tokenizer: Any, **fields: Any) -> VLLMSampler:
+        return VLLMSampler(module, tokenizer, self, **fields)
+
 
 class VLLMSampler:
     """Serves what `module` computes with the weights that it is given; `module` is the learner's.
@@ -74,6 +81,7 @@ class VLLMSampler:
     """
 
     streams = True  # `sample` takes `heard`
+    apart = True  # the engine has its own copy of the weights
 
     def __init__(
         self, module: Any, tokenizer: Any, settings: VLLM, *, max_rows: int = 1024, autocast: torch.dtype | None = None
@@ -126,20 +134,17 @@ class VLLMSampler:
         arrived: str = engine.collective_rpc(_fingerprint)[0]
         return arrived if len(trained) == len(weights) else fingerprint(weights.items())  # adapters were merged
 
-    @torch.inference_mode()
     def _gap(self) -> float:
         """Largest difference of log-probs behind the probe, between the engine and the module, of ids above e⁻¹⁵."""
         from temper.backends.vllm_worker import LIVE, Probe
 
-        ids = [(7919 * n + 13) % self.vocabulary for n in range(min(PROBE, self.context - 1))]
+        ids, mine = behind_probe(self.module, self.vocabulary, self.context)
         probe, key = Probe(), next(KEYS)
         self._add(key, ids, 1, (), probe)
         while probe.logits is None:
             self._step()
         del LIVE[key]
-        device = next(self.module.parameters()).device
-        logits = self.module(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
-        mine, theirs = (x[: self.vocabulary].log_softmax(-1) for x in (logits, probe.logits))
+        theirs = probe.logits[: self.vocabulary].log_softmax(-1)
         return float((mine - theirs).abs()[mine > -15].max())
 
     def _add(self, key: int, ids: Sequence[int], max_tokens: int, ends: Iterable[int], request: Any) -> None:
@@ -173,10 +178,27 @@ class VLLMSampler:
             self._driver = loop.create_task(self._drive())
         return await request.future
 
+    async def abort(self) -> None:
+        """End every sample at once; each returns what it has, with finish "abort"."""
+        while self._waiting:
+            request = self._waiting.popleft()
+            request.start(self)  # type: ignore[arg-type]
+            request.finish("abort", self.tokenizer)
+        for request in await self._alone(self._cut_off):
+            request.tell(self.tokenizer)
+
+    def _cut_off(self) -> list[_Served]:
+        """Take what runs from the engine, as if each had ended."""
+        took = list(self._running)
+        for request in took:
+            request.reason = request.reason or "abort"
+        self._drop(took)
+        return took
+
     async def _drive(self) -> None:
         try:
             while self._waiting or self._running:
-                await _settle()
+                await _settle(3)
                 for request in await self._alone(self._turn):
                     request.tell(self.tokenizer)
         except BaseException as error:
@@ -316,7 +338,16 @@ class _Served(_Request):
         if self.error is not None and not self.future.done():
             self.future.set_exception(self.error)
         elif self.reason:
-            self._finish(self.reason, tokenizer)
+            self.finish(self.reason, tokenizer)
+
+
+@torch.inference_mode()
+def behind_probe(module: Any, vocabulary: int, context: int) -> tuple[list[int], Tensor]:
+    """A fixed prompt, and the module's own log-probs [vocabulary] behind it."""
+    ids = [(7919 * n + 13) % vocabulary for n in range(min(PROBE, context - 1))]
+    device = next(module.parameters()).device
+    logits = module(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
+    return ids, logits[:vocabulary].log_softmax(-1)
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def train_on(
     checkpointing: bool = False,
     token_budget: int = 16384,
     max_rows: int = 1024,
-    sampler: Literal["local", "vllm"] = "local",
+    sampler: Literal["local", "vllm", "vllm-server"] = "local",
     ahead: int = 0,
     eval_attempts: int = 4,
     eval_every: int = 0,
@@ -77,7 +77,7 @@ def train_on(
     checkpointing  recompute activations in the backward pass, to save memory
     token_budget   padded tokens in a micro-batch
     max_rows       answers sampled at once
-    sampler        local, or vllm: vLLM's engine in the same process
+    sampler        local; vllm: vLLM's engine in the same process; vllm-server: in a process of its own
     ahead          how many updates old the weights that sampled a batch may be
     eval_attempts  attempts at each held-out task
     eval_every     steps between evaluations (0: only before and after)
