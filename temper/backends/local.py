@@ -28,7 +28,7 @@ from temper.columns import (
     floating,
     integer,
 )  # fmt: skip
-from temper.models import features, layout, load
+from temper.models import features, layout, load, routing
 from temper.objective import Term
 
 BEHAVIOUR = LOGP.of("behaviour")
@@ -223,6 +223,7 @@ class LocalLearner:
 
     def _scored(self, part: Batch, r: layout.Rectangle) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states, log-probs and entropies of the TOKEN rows."""
+        routing.replay(self.module, part, r)
         hidden = layout.forward(self.module, r, self.head)
         return hidden, *layout.score(part, hidden, self.head)
 
