@@ -54,10 +54,14 @@ class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         if end > self.room:
             self._move(self.rows, self.begin, max(MORE, self.room // 2, end - self.room))
             end = self.end + key_states.shape[2]
-        self.all_keys[: self.rows, :, self.end : end] = key_states
-        self.all_values[: self.rows, :, self.end : end] = value_states
+        keys, values = (
+            self.all_keys[: self.rows, :, self.begin : end],
+            self.all_values[: self.rows, :, self.begin : end],
+        )
+        keys[:, :, self.end - self.begin :] = key_states
+        values[:, :, self.end - self.begin :] = value_states
         self.end = end
-        return self.seen()
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self.filled

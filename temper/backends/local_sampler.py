@@ -22,6 +22,7 @@ from torch import Tensor
 
 from temper.backends import recompute
 from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
+from temper.backends.draw import draw as _draw
 from temper.backends.keys import Layer, cache_of
 from temper.backends.prefixes import Ids, Prefixes, Stored, stems
 from temper.backends.rows import Rows, right, select
@@ -32,9 +33,11 @@ from temper.models.decoder import Decoder
 from temper.models.load import plain, trunk
 from temper.models.probe import TOLERANCE, accepted
 
+ALONE = (-1,)  # what follows the guesses
 LEAVE = 0.8  # finished rows leave when fewer than this share still run
 KEPT = 1 << 30  # bytes of stored keys and values
 LEAST, WORTH = 16, 64  # tokens of a stored prefix that is used, and that a pass of its own for a shared one must spare
+AHEAD = 64  # steps that a bias is made for
 WASTE, PASS = 64, 1 << 15  # padding, and all tokens, that a pass over prompts may have (padding: or a quarter)
 
 
@@ -70,6 +73,8 @@ class LocalSampler:
         self.drafts = drafts if extensible else None
         self.prefixes = Prefixes(kept if extensible else 0)
         self._weights = list(module.parameters())
+        self.device = self._weights[0].device
+        self._edge = _Edge(self.device)
         self._stamp = -1
         self._extends: bool | None = None if extensible else False  # not known before it is needed
         self.version = 0
@@ -262,7 +267,7 @@ class LocalSampler:
         last, refused, at, ended = [], [], 0, []
         for row, (r, draft, fed) in enumerate(zip(rows.requests, rows.drafts, rows.fed)):
             taken = 0
-            for guess in (*draft, -1):
+            for guess in (*draft, -1) if draft else ALONE:
                 if r.future.done():
                     break
                 token = ids[at + taken]
@@ -300,7 +305,10 @@ class LocalSampler:
     def _compute(self, rows: Rows, last: list[int]) -> None:
         """The logits after each row's newest token, and after each of its guesses."""
         columns = 1 + max(map(len, rows.drafts))
-        ids = torch.tensor([(t, *d) + (0,) * (columns - 1 - len(d)) for t, d in zip(last, rows.drafts)])
+        if columns == 1:
+            ids = torch.tensor(last)[:, None]
+        else:
+            ids = torch.tensor([(t, *d) + (0,) * (columns - 1 - len(d)) for t, d in zip(last, rows.drafts)])
         rows.grow(columns)
         rows.fed = [columns] * len(rows)
         if columns == 1 and rows.used is None and not (self.drafts and self.drafts.hidden):
@@ -323,7 +331,7 @@ class LocalSampler:
         """
         if self.decoder is not None and filled > ids.shape[1]:
             return self._decoded(self.decoder, ids, length, cache, filled, used, at)
-        model, device = plain(self.module), next(self.module.parameters()).device
+        model, device = plain(self.module), self.device
         mask = right(length, filled).long()
         position = (mask.cumsum(1) - 1).clamp(0, self.context - 1)[:, -ids.shape[1] :]  # finished rows may run on
         with torch.autocast(device.type, self.autocast) if self.autocast else contextlib.nullcontext():
@@ -353,15 +361,16 @@ class LocalSampler:
         used: Tensor | None,
         at: Tensor | None,
     ) -> Tensor:
-        device, columns = next(self.module.parameters()).device, ids.shape[1]
-        bias = None
-        if used is not None or columns > 1 or int(length.min()) < filled:
+        columns = ids.shape[1]
+        if columns == 1:
+            position, bias = length - 1, self._edge.bias(length, filled) if used is None else _bias(used[:, None])
+        else:
             seen = (right(length, filled) if used is None else used)[:, None]
-            if columns > 1:
-                seen = seen & (torch.arange(filled)[None] <= torch.arange(filled - columns, filled)[:, None])
-            bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None, :, None].to(device)
-        position = (length[:, None] - torch.arange(columns, 0, -1)).clamp(max=self.context - 1).flatten()
-        hidden = decoder.hidden(ids.flatten().to(device), position.to(device), cache.layers, bias, columns)
+            seen = seen & (torch.arange(filled)[None] <= torch.arange(filled - columns, filled)[:, None])
+            position, bias = (length[:, None] - torch.arange(columns, 0, -1)).flatten(), _bias(seen)
+        bias = None if bias is None else bias.to(self.device)
+        position = position.clamp(max=self.context - 1)  # finished rows may run on
+        hidden = decoder.hidden(ids.flatten().to(self.device), position, cache.layers, bias, columns)
         return decoder.head(hidden) if at is None else self._headed(hidden, at)
 
     def _headed(self, hidden: Tensor, at: Tensor) -> Tensor:
@@ -370,6 +379,28 @@ class LocalSampler:
         hidden = hidden[at.to(hidden.device)]
         self._hidden = hidden if self.drafts and self.drafts.hidden else None
         return self.head(hidden)
+
+
+class _Edge:
+    """Where right-aligned rows begin does not change while they run: their bias is made once for several steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.begin, self.made, self.even = torch.zeros(0, dtype=torch.int64), torch.zeros(0), True
+        self.device = device
+
+    def bias(self, length: Tensor, filled: int) -> Tensor | None:
+        """See `_bias`; None where all rows are full."""
+        begin = filled - length
+        if filled > self.made.shape[-1] or not torch.equal(begin, self.begin):
+            room = filled + AHEAD
+            self.begin, self.even = begin, not bool(begin.any())
+            self.made = _bias(right(room - begin, room)[:, None]).to(self.device)
+        return None if self.even else self.made[..., :filled]
+
+
+def _bias(seen: Tensor) -> Tensor:
+    """[rows, 1, columns, 1, filled] to be added to scores, from where [rows, columns, filled] each column looks."""
+    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)[:, None, :, None]
 
 
 @dataclass(eq=False)
@@ -447,49 +478,7 @@ def buckets(left: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(left))
 
 
-async def _settle(turns: int) -> None:
+async def _settle(turns: int = 3) -> None:
     """Give every coroutine that is ready the chance to ask, so that requests of one moment run together."""
     for _ in range(turns):
         await asyncio.sleep(0)
-
-
-def _draw(
-    logits: Tensor, requests: list[_Request], drafts: Sequence[tuple[int, ...]]
-) -> tuple[list[int], list[float], list[tuple[int, ...] | None]]:
-    """One token for each row of `logits`, as if the guesses before it had been right: inverse transform of its own
-    uniform number; greedy at temperature 0."""
-    owners = [(r, ahead) for r, d in zip(requests, drafts) for ahead in range(1 + len(d))]
-    temperature = torch.tensor([r.params.temperature for r, _ in owners], dtype=logits.dtype)
-    greedy = temperature == 0
-    logits = logits.cpu() / torch.where(greedy, torch.ones_like(temperature), temperature)[:, None]
-    support: list[tuple[int, ...] | None] = [None] * len(owners)
-    for row, (r, _) in enumerate(owners):
-        if r.params.allowed is not None:
-            keep = torch.full_like(logits[row], -torch.inf)
-            keep[list(r.params.allowed)] = 0.0
-            logits[row] += keep
-        if r.cut:
-            support[row] = _truncate(logits, row, r.params)
-    logp = torch.log_softmax(logits, dim=-1)
-    u = torch.tensor([r.next_uniform(ahead) for r, ahead in owners], dtype=torch.float64)
-    cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
-    drawn = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True).squeeze(1)
-    ids = drawn.clamp(max=logits.shape[1] - 1)
-    if bool(greedy.any()):
-        ids = torch.where(greedy, logp.argmax(-1), ids)
-    return ids.tolist(), logp.gather(1, ids[:, None]).squeeze(1).tolist(), support
-
-
-def _truncate(logits: Tensor, row: int, p: SamplingParams) -> tuple[int, ...]:
-    """Cut the row to its top_k tokens, then to the fewest whose mass reaches top_p; returns the ids that are left."""
-    order = logits[row].argsort(descending=True, stable=True)
-    order = order[: int((logits[row] > -torch.inf).sum())]
-    if p.top_k:
-        order = order[: p.top_k]
-    if p.top_p < 1:
-        mass = torch.softmax(logits[row][order], dim=-1).cumsum(0)
-        order = order[: int((mass < p.top_p).sum()) + 1]
-    keep = torch.full_like(logits[row], -torch.inf)
-    keep[order] = logits[row][order]
-    logits[row] = keep
-    return tuple(sorted(order.tolist()))

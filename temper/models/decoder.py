@@ -31,7 +31,7 @@ class Decoder:
 
     def __init__(self, module: Any, head: Callable[[Tensor], Tensor]):
         base = trunk(plain(module))
-        self.embed, self.rotary, self.norm, self.head = base.embed_tokens, base.rotary_emb, _norm(base.norm), head
+        self.embed, self.rotary, self.norm, self.head = base.embed_tokens, base.rotary_emb, _Norm(base.norm), head
         self.layers = [_Layer(layer) for layer in base.layers]
         self._angles: tuple[Tensor, Tensor] | None = None
 
@@ -49,6 +49,7 @@ class Decoder:
     @torch.inference_mode()
     def renew(self) -> None:
         """To be called before the first step with other weights."""
+        self.norm.renew()
         for layer in self.layers:
             layer.renew()
 
@@ -69,15 +70,19 @@ class Decoder:
         return self.norm(x)
 
     def _angle(self, position: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) [rows, 1, width], sin with the sign of the half-turn; the table grows with the positions seen."""
+        """(cos, sin) [rows, 1, width], sin with the sign of the half-turn; the table grows with the positions seen.
+
+        position  in the host's memory, so that nobody waits for a device to know the largest
+        """
         need = int(position.max()) + 1
         if self._angles is None or len(self._angles[0]) < need:
             columns = torch.arange(-(-need // 256) * 256, device=x.device)
             cos, sin = (a[0] for a in self.rotary(x, columns[None]))
             half = sin.shape[-1] // 2
             self._angles = cos, torch.cat((-sin[:, :half], sin[:, half:]), -1)
-        cos, sin = self._angles
-        return cos[position][:, None], sin[position][:, None]
+        position = position.to(x.device)
+        cos, sin = (a.index_select(0, position).unsqueeze(1) for a in self._angles)
+        return cos, sin
 
     @torch.inference_mode()
     def _agrees(self, module: Any) -> bool:
@@ -88,7 +93,7 @@ class Decoder:
         expected = plain(module)(input_ids=ids).logits
         self.renew()
         stores: list[Any] = [_Grown() for _ in self.layers]
-        got = [self.step(ids[:, t], torch.full((2,), t, device=device), stores, None) for t in range(7)]
+        got = [self.step(ids[:, t], torch.full((2,), t), stores, None) for t in range(7)]
         gap = (torch.stack(got, 1) - expected).abs().max() / expected.abs().max()
         return bool(gap <= (1e-9 if expected.dtype == torch.float64 else TOLERANCE))
 
@@ -99,73 +104,84 @@ class _Layer:
     def __init__(self, layer: Any):
         attention, self.mlp = layer.self_attn, layer.mlp
         self.width, self.scaling = attention.head_dim, attention.scaling
-        self.before, self.between = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.before, self.between = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         self.qkv = [getattr(attention, f"{n}_proj") for n in "qkv"]
         self.o, self.down = _linear(attention.o_proj), _linear(self.mlp.down_proj)
         self.norms = [getattr(attention, f"{n}_norm") for n in "qk" if hasattr(attention, f"{n}_norm")]
-        self.apart = [_norm(m) for m in self.norms]
+        self.apart = [_Norm(m) for m in self.norms]
         self.heads = self.kv_heads = 0
         inputs = [*self.qkv, self.mlp.gate_proj, self.mlp.up_proj]
-        self.sources = [p for m in (*inputs, *self.norms) for p in m.parameters()]
+        norms = [layer.input_layernorm, layer.post_attention_layernorm, *self.norms]
+        self.sources = [p for m in (*inputs, *norms) for p in m.parameters()]
         small = sum(p.numel() for p in self.sources) <= SMALL
         self.joined = small and all(type(m) is nn.Linear for m in inputs)
         self.versions: list[int] = []
 
     def renew(self) -> None:
-        """Join the weights again where they have changed."""
+        """Join the weights again where they have changed; what scales their input is a part of them."""
         versions = [p._version for p in self.sources]
-        if not self.joined or versions == self.versions:
+        if versions == self.versions:
             return
         self.versions = versions
+        for norm in (self.before, self.between, *self.apart):
+            norm.renew()
+        if not self.joined:
+            return
         q, k, _ = self.qkv
         self.heads, self.kv_heads = q.out_features // self.width, k.out_features // self.width
-        self.wide, self.bias = torch.cat([m.weight for m in self.qkv]), _biases(self.qkv)
+        self.wide, self.bias = torch.cat([m.weight for m in self.qkv]) * self.before.gain, _biases(self.qkv)
         self.twofold, self.twofold_bias = (
-            torch.cat([self.mlp.gate_proj.weight, self.mlp.up_proj.weight]),
+            torch.cat([self.mlp.gate_proj.weight, self.mlp.up_proj.weight]) * self.between.gain,
             _biases([self.mlp.gate_proj, self.mlp.up_proj]),
         )
         n = self.heads, self.kv_heads
         self.scale = torch.ones(sum(n), self.width, dtype=self.wide.dtype, device=self.wide.device)
         if self.norms:
-            self.scale = torch.cat([m.weight.expand(k, -1) for m, k in zip(self.norms, n)])
+            self.scale = torch.cat([m.gain.expand(k, -1) for m, k in zip(self.apart, n)])
         self.scale[: self.heads] *= self.scaling
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, store: Any, bias: Tensor | None, columns: int) -> Tensor:
-        x = x + self.o(self._looked(*self._queries(self.before(x), cos, sin), store, bias, columns))
-        y = self.between(x)
+        x = x + self.o(self._looked(*self._queries(x, cos, sin), store, bias, columns))
         if not self.joined:
+            y = self.between(x)
             return x + self.down(self.mlp.act_fn(self.mlp.gate_proj(y)).mul_(self.mlp.up_proj(y)))
-        gate, up = linear(y, self.twofold, self.twofold_bias).chunk(2, -1)
-        return x + self.down(self.mlp.act_fn(gate).mul_(up))
+        both = linear(self.between.divided(x), self.twofold, self.twofold_bias)
+        inner = both.shape[1] // 2
+        return x + self.down(self.mlp.act_fn(both.narrow(1, 0, inner)).mul_(both.narrow(1, inner, inner)))
 
     def _looked(self, q: Tensor, k: Tensor, v: Tensor, store: Any, bias: Tensor | None, columns: int) -> Tensor:
         """[rows · columns, heads · width]: values by the softmax of scores; the store takes keys and values."""
-        keys, values = store.update(*(t.view(-1, columns, t.shape[1], self.width).transpose(1, 2) for t in (k, v)))
-        rows, heads = keys.shape[:2]
-        q = q.view(rows, columns, heads, -1, self.width).transpose(1, 2)
-        scores = q.reshape(rows, heads, -1, self.width) @ keys.transpose(2, 3)
+        kv_heads, width = k.shape[1], self.width
+        if columns == 1:
+            keys, values = store.update(k.unsqueeze(2), v.unsqueeze(2))
+        else:
+            keys, values = store.update(*(t.view(-1, columns, kv_heads, width).transpose(1, 2) for t in (k, v)))
+            q = q.reshape(-1, columns, kv_heads, q.shape[1] // kv_heads, width).transpose(1, 2)
+        flat = len(keys) * kv_heads, -1
+        scores = torch.bmm(q.reshape(*flat, width), keys.flatten(0, 1).transpose(1, 2))
         if bias is not None:
-            scores.view(rows, heads, columns, -1, keys.shape[2]).add_(bias)
-        seen = (torch.softmax(scores, -1) @ values).view(rows, heads, columns, -1, self.width)
-        return seen.transpose(1, 2).reshape(rows * columns, -1)
+            scores.view(len(keys), kv_heads, columns, -1, keys.shape[2]).add_(bias)
+        seen = torch.bmm(torch.softmax(scores, -1), values.flatten(0, 1))
+        if columns > 1:
+            seen = seen.view(len(keys), kv_heads, columns, -1, width).transpose(1, 2)
+        return seen.reshape(len(k), -1)
 
     def _queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled queries, keys [rows, heads, width] at their positions, and values."""
         rows = len(x)
         if not self.joined:
-            q, k, v = (m(x).view(rows, -1, self.width) for m in self.qkv)
+            y = self.before(x)
+            q, k, v = (m(y).view(rows, -1, self.width) for m in self.qkv)
             if self.norms:
                 q, k = (norm(y) for norm, y in zip(self.apart, (q, k)))
             return _turn(q, cos, sin).mul_(self.scaling), _turn(k, cos, sin), v
-        both, v = (
-            linear(x, self.wide, self.bias)
-            .view(rows, -1, self.width)
-            .split((self.heads + self.kv_heads, self.kv_heads), 1)
-        )
+        every = linear(self.before.divided(x), self.wide, self.bias).view(rows, -1, self.width)
+        both = every.narrow(1, 0, self.heads + self.kv_heads)
         if self.norms:
-            both = torch.rms_norm(both, (self.width,), None, self.norms[0].variance_epsilon)
-        q, k = _turn(both * self.scale, cos, sin).split((self.heads, self.kv_heads), 1)
-        return q.contiguous(), k, v
+            both = self.apart[0].divided(both)
+        both = _turn(both * self.scale, cos, sin)
+        q, k = both.narrow(1, 0, self.heads), both.narrow(1, self.heads, self.kv_heads)
+        return q, k, every.narrow(1, self.heads + self.kv_heads, self.kv_heads)
 
 
 def _biases(modules: list[Any]) -> Tensor | None:
@@ -188,9 +204,22 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
-    shape, weight, eps = (len(norm.weight),), norm.weight, norm.variance_epsilon
-    return lambda x: torch.rms_norm(x, shape, weight, eps)
+class _Norm:
+    """RMSNorm by the vector's length: x / √(Σx² + n·eps), times √n and the weight. PyTorch's takes seven passes."""
+
+    def __init__(self, norm: Any):
+        self.weight = norm.weight
+        self.least = torch.tensor((len(norm.weight) * norm.variance_epsilon) ** 0.5).to(norm.weight)
+
+    def renew(self) -> None:
+        self.gain = self.weight * len(self.weight) ** 0.5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.divided(x).mul_(self.gain)
+
+    def divided(self, x: Tensor) -> Tensor:
+        """All but `gain`, which what comes after may have taken in."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)
 
 
 def _linear(module: Any) -> Callable[[Tensor], Tensor]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from temper.backends.base import ContextFull, SamplingParams
+from temper.backends.draw import inverse
 from temper.backends.local_sampler import LocalSampler
 from temper.episode import Completion
 from temper.errors import UserError
@@ -219,6 +220,20 @@ def test_frequencies_are_the_distribution(sampler: LocalSampler) -> None:
     chi = sum((counts[i] - 4000 * q) ** 2 / (4000 * q) for i, q in probability.items())
     freedom = len(probability) - 1
     assert freedom >= 5 and chi < freedom + 4 * (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize("n", [7, 8256, 9000])
+def test_a_large_vocabulary_is_searched_in_two_steps(n: int) -> None:
+    """The first token up to which more than the share u lies, also where blocks and tokens have no mass at all."""
+    p = torch.rand(40, n, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    p[:20, n // 3 : 2 * n // 3] = 0.0
+    p[5] = 0.0
+    p[5, n - 1] = 1.0
+    u = torch.rand(40, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u[0], u[1] = 0.0, 1 - 1e-16
+    total = p.double().cumsum(-1)
+    plain = (total <= u * total[:, -1:]).sum(-1).clamp(max=n - 1)
+    assert inverse(p, u).squeeze(1).tolist() == plain.tolist()
 
 
 # at the edges ----------------------------------------
