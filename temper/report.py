@@ -296,6 +296,8 @@ def measure(batch: Batch) -> dict[str, Any]:
     grouping = batch.by([batch[TASK][g].source for g in batch.structure.group.tolist()], TRAJECTORY)
     for source, value in zip(grouping.keys, grouping.mean(r).tolist()):
         record[f"by_source/{source}/reward"] = value
+    for source, n in Counter(task.source for task in batch[TASK]).items():
+        record[f"by_source/{source}/groups"] = float(n)
     roles = batch.by(ROLE, TRAJECTORY)
     if len(roles.keys) > 1:
         record |= {f"by_role/{k}/reward": v for k, v in zip(roles.keys, roles.mean(r).tolist())}

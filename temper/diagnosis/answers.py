@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from temper.diagnosis.record import Finding, Record, share, span
+from temper.diagnosis.record import Absent, Finding, Record, share, span
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class EntropyCollapse:
 
     def __call__(self, r: Record) -> Finding | None:
         start, q = r.first("entropy"), r.quarters("entropy")
+        if len({round(w.mean, 9) for w in r.quarters("reward")}) == 1:
+            raise Absent("a reward that can rise")  # that of a zero-sum game is always the same
         left = q[3].mean / max(start.mean, 1e-9)
         if left > self.limit or _solved(r) or r.improved("reward", q[2], q[3]):
             return None

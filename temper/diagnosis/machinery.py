@@ -27,11 +27,14 @@ class Mismatch:
 
     def __call__(self, r: Record) -> Finding | None:
         key = "policy_kl_first" if r.points("policy_kl_first") else "policy_kl"
-        old = dict(r.points("staleness/mean"))
         steps = dict(r.points("ledger/optimiser_steps"))
+        told = r.run.get("units") or {}
+        once = float(told.get("optimiser steps per step") == 1)
+        behind = 0.0 if told.get("updates that sampling may lag behind") == 0 else 1.0  # of records without staleness
+        old = dict(r.points("staleness/mean"))
         moved = key == "policy_kl"  # then only steps with one optimiser step tell
         fresh = [
-            (s, v) for s, v in r.points(key) if old.get(s, 0.0) == 0 and (not moved or steps.get(s, 1.0) == 1)
+            (s, v) for s, v in r.points(key) if old.get(s, behind) == 0 and (not moved or steps.get(s, once) == 1)
         ][-r.width :]  # fmt: skip
         if len(fresh) < 3:
             raise Absent("policy_kl at ρ = 1")
@@ -110,11 +113,13 @@ class Stragglers:
 class FrontierChasing:
     """The curriculum moves on to where the policy is weak and does not come back: what was learned is not kept.
 
-    Limit: half of the sources of the first quarter are not drawn in the last, while the training reward stays where it
-    was (95 %): it then says how hard tasks are chosen, not how good the policy is.
+    Limit: half of the sources of the first quarter are not drawn in the last, where at least 5 groups of each were due,
+    while the training reward stays where it was (95 %): it then says how hard tasks are chosen, not how good the policy
+    is.
     """
 
     limit: float = 0.5
+    groups: float = 5.0
     name: ClassVar[str] = "frontier-chasing curriculum"
     explains: ClassVar[tuple[str, ...]] = ()
     lever: ClassVar[str] = (
@@ -124,17 +129,19 @@ class FrontierChasing:
 
     def __call__(self, r: Record) -> Finding | None:
         q = r.quarters("reward")
-        names = {k: r.points(k) for k in r.keys("by_source/")}
+        names = {k.split("/")[1]: r.points(k) for k in r.keys("by_source/") if k.endswith("/groups")}
 
-        def drawn(w: Window) -> set[str]:
-            return {k for k, p in names.items() if any(w.steps[0] <= s <= w.steps[1] for s, _ in p)}
+        def drawn(w: Window) -> dict[str, float]:
+            counts = {name: sum(n for s, n in p if w.steps[0] <= s <= w.steps[1]) for name, p in names.items()}
+            return {name: n for name, n in counts.items() if n}
 
         if len(names) < 2:
-            raise Absent("several sources of tasks")
+            raise Absent("by_source/…/groups of several sources")
         early, late = drawn(q[0]), drawn(q[3])
-        gone = sorted(k.split("/")[1] for k in early - late)
+        due = sum(late.values()) / max(1.0, sum(early.values()))  # groups in the last quarter for one in the first
+        gone = sorted(name for name, n in early.items() if name not in late and n * due >= self.groups)
         lost = len(gone) / max(1, len(early))
-        if lost < self.limit or r.improved("reward", q[0], q[3]):
+        if not gone or lost < self.limit or r.improved("reward", q[0], q[3]):
             return None
         n = r.answers(q[3].steps)
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
@@ -192,7 +199,7 @@ class DeadGradient:
         norm = r.last("grad_norm")
         dead = sum(v < 1e-8 for _, v in norm.points) / len(norm.points)
         silent = r.points("frac_reward_zero_std")
-        if dead < self.limit or (silent and Window(silent[-r.width :]).mean > 0.99):
+        if dead < self.limit or (silent and Window(silent[-r.width :]).mean > 0.8):
             return None
         n = f"{len(norm.points)} steps"
         said = f"In {share(dead)} of {span(norm.steps)} the gradient was 0 although rewards differed."

@@ -43,7 +43,7 @@ class ZeroSignal:
 
     limit: float = 0.8
     name: ClassVar[str] = "zero-signal groups"
-    explains: ClassVar[tuple[str, ...]] = ()
+    explains: ClassVar[tuple[str, ...]] = ("dead gradient",)
     solved: ClassVar[str] = (
         "Nearly all of them are at the run's highest reward: take harder tasks (`--data`, or a curriculum that grows,"
         " `temper.parts.curricula.Growing`), or ask on until attempts differ (`temper.parts.signals.RewardVaries`, as"
@@ -56,6 +56,8 @@ class ZeroSignal:
 
     def __call__(self, r: Record) -> Finding | None:
         silent = r.last("frac_reward_zero_std")
+        if (r.run.get("units") or {}).get("attempts per group") == 1 or _learns(r, silent):
+            raise Absent("groups of several attempts")
         if played := r.points("frac_groups_without_signal"):
             asked = Window(played[-r.width :])
             silent = asked if asked.mean > silent.mean else silent
@@ -225,6 +227,12 @@ def _range(r: Record) -> tuple[Window, Window]:
         raise Absent("reward_min")
     found = found[-r.width :]
     return Window([(s, a) for s, a, _ in found]), Window([(s, b) for s, _, b in found])
+
+
+def _learns(r: Record, silent: Window) -> bool:
+    """Whether there is a gradient without any signal in groups: then the method does not compare attempts."""
+    norm = r.points("grad_norm")[-r.width :]
+    return silent.least > 0.99 and bool(norm) and Window(norm).median > 1e-6
 
 
 def _at_the_top(r: Record) -> bool:

@@ -6,6 +6,7 @@ rows = records(INJECTIONS["duplicate samples"](toy_run(model)))
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -213,15 +214,17 @@ def mismatch(run: Run) -> Run:
 
 @dataclass
 class Slow(SingleTurn):
-    """Every thirty-second attempt takes a tenth of a second longer."""
+    """The last attempt of each round takes five times as long as the others took."""
 
     played: int = 0
+    began: float = 0.0
 
     async def play(self, task: Task, roles: Mapping[str, Any]) -> Any:
         self.played += 1
-        late = self.played % (GROUPS * ATTEMPTS) == 0
+        late, now = self.played % (GROUPS * ATTEMPTS), time.perf_counter()
+        self.began = now if late == 1 else self.began
         episode = await super().play(task, roles)
-        await asyncio.sleep(0.25 if late else 0)
+        await asyncio.sleep(0 if late else max(0.15, 4 * (time.perf_counter() - self.began)))
         return episode
 
 
