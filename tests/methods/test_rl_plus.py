@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from temper.columns import ADVANTAGE, LOGP, REWARD, TRAJECTORY
-from temper.methods.objectives.rl_plus import Hybrid, rl_plus
+from temper.methods.objectives.rl_plus import rl_plus
 from temper.objective import Term
 from temper.parts.gates import DEMONSTRATION
+from temper.parts.hybrid import Hybrid
 from temper.parts.logprobs import OLD
 from tests.methods.groups import of
 from tests.parts.test_demonstrations import Live, Long, group

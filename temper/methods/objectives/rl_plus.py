@@ -18,20 +18,16 @@ Left out: nothing. The paper draws 7 attempts beside the worked answer; here att
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from temper.carrier import Batch
-from temper.columns import ADVANTAGE, LOGP
 from temper.method import Method
 from temper.objective import SeqMeanTokenSumNorm, Term
 from temper.parts.advantages import Advantage, unscaled
 from temper.parts.demonstrations import AddDemonstration
-from temper.parts.gates import DEMONSTRATION, MarkDemonstrations
-from temper.parts.logprobs import OLD, old_logp
-from temper.parts.losses import EntropyBonus, Values, log_ratio
+from temper.parts.gates import MarkDemonstrations
+from temper.parts.hybrid import Hybrid
+from temper.parts.logprobs import old_logp
+from temper.parts.losses import EntropyBonus
 from temper.stage import Stage
 
 SLUG = "rl-plus"
@@ -40,21 +36,6 @@ PAPER = "arXiv 2508.00222"
 FAMILY = "objectives"
 HOOKS = ("rollout", "advantage", "loss")
 RECIPE = "rl-plus"
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """−A·ρ for the policy's own rows, −A·m·(1 − sg π)^γ for demonstrations."""
-
-    gamma: float = 0.5
-    reads = (LOGP, ADVANTAGE, OLD, DEMONSTRATION)
-
-    def __call__(self, b: Batch) -> Values:
-        p, before, shown = b[LOGP].exp(), b[OLD].exp(), b[DEMONSTRATION]
-        m = 2 * p / (1.5 * before + 0.5)
-        unlikely = (1 - p.detach()).clamp(min=0) ** self.gamma
-        weight = torch.where(shown, m * unlikely, log_ratio(b, OLD).exp())
-        return -b[ADVANTAGE] * weight, {"demonstration/weight": torch.where(shown, m.detach(), torch.zeros_like(m))}
 
 
 def rl_plus(
