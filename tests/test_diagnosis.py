@@ -199,6 +199,18 @@ def test_seen_tasks_survive_a_checkpoint() -> None:
     assert again.add(b) == first | {"tasks/new": 0.0}
 
 
+def test_an_evaluations_seconds_are_in_its_own_record(exact_model: str) -> None:
+    from temper.evaluate import Evaluation
+    from temper.testing import toy_tasks
+
+    rows = records(toy_run(exact_model, steps=4, probes=[Evaluation(toy_tasks(), attempts=1, every=2)]))
+    timed = {r["step"]: r.get("timing_s/evaluation", 0.0) for r in rows if r["step"]}
+    assert timed[2] > 0 and timed[4] > 0 and timed[1] == timed[3] == 0
+    for r in rows[1:]:
+        inside = r["timing_s/rollout"] + r["timing_s/update"] + r["timing_s/sync"]
+        assert inside <= r["timing_s/step"] + 0.01, "what an evaluation sampled is no part of the step after it"
+
+
 def test_the_tail_of_a_rollout() -> None:
     async def rollout(attempts: Attempts) -> None:
         async def one(seconds: float) -> None:
