@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from temper.errors import UserError
+from temper.gateway.exchange import Exchange
 from temper.methods.rollouts.sapo_swarm import sapo_swarm as method
-from temper.parts.exchange import Exchange
 from temper.recipe import extends
 from temper.recipes.common import post_train
 from temper.run import Run

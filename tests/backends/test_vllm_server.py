@@ -127,10 +127,11 @@ def test_a_push_in_the_middle_of_answers(sampler: ServedSampler) -> None:
 
     mixed = asyncio.run(asyncio.wait_for(both(), 60))
     late = many(sampler, *requests)
+    assert any(a.versions for a in mixed)  # each says which token is of which weights
     for a, b, c in zip(mixed, pure, late):
-        assert a.version == b.version != c.version and a.ids != b.ids
-        same = next(n for n in range(200) if a.ids[n] != b.ids[n] or abs(a.logp[n] - b.logp[n]) > 1e-3)
-        assert a.ids[:same] == b.ids[:same] and 0 < same < 199
+        assert a.version == b.version != c.version == 9
+        same = (a.versions or (a.version,) * 200).count(a.version)
+        assert a.ids[:same] == b.ids[:same] and a.logp[:same] == pytest.approx(b.logp[:same], abs=1e-4)
         ids = torch.tensor([[*LONG, *a.ids]])
         with torch.inference_mode():
             logits = sampler.module(input_ids=ids).logits[0, len(LONG) - 1 : -1, 97:123].log_softmax(-1)

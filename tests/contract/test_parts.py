@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
     "duels.Duel": lambda: PARTS["duels.Duel"](Policy(), toy_tasks(), every=2),
     "noted.Noted": lambda: PARTS["noted.Noted"](toy_tasks(), every=2),
+    "routing.Routes": lambda: PARTS["routing.Routes"](SimpleNamespace(sampler=SimpleNamespace(routes={}))),
     "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
     "roles.ForRoles": lambda: PARTS["roles.ForRoles"](advantages.Advantage(), ("solver",)),
     "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),

@@ -149,6 +149,8 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("think2sql", "databases"): {"databases": FILES, **QUESTIONS},
     ("markovian-thinker-delethink", "chunk"): {"chunk": 20},
     ("markovian-thinker-delethink", "minibatches"): {"minibatches": 3},
+    **{("sapo-swarm", n): {"meet": Path("swarm"), n: v} for n, v in (
+        ("meet", Path("swarm")), ("node", "b"), ("nodes", 5), ("wait", 5.0))},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards

@@ -25,8 +25,9 @@ from temper.columns import ADVANTAGE, LOGP, REWARD, TASK, TURN_TEXT
 from temper.episode import Completion, Recorder
 from temper.errors import UserError
 from temper.gateway.client import Refused, ask
-from temper.methods.rollouts.sapo_swarm import Share, answers_of, sapo_swarm
-from temper.parts.exchange import Answers, Exchange
+from temper.gateway.exchange import Exchange
+from temper.gateway.payloads import Answers, answers_of
+from temper.methods.rollouts.sapo_swarm import Share, sapo_swarm
 from temper.parts.logprobs import BEHAVIOUR, OLD
 from temper.policy import Policy
 from temper.tasks.task import Task
@@ -153,7 +154,7 @@ def test_their_answers_are_judged_encoded_and_scored_here(policy: Policy) -> Non
     fresh = policy.learner.read(out, {LOGP.of("check"): LOGP})
     assert torch.allclose(fresh[LOGP.of("check")], out[OLD])
     metrics = policy.learner.update(out, [*method.terms])
-    assert metrics["policy/ratio"] == pytest.approx(1.0, abs=1e-6) and metrics["grad_norm"] > 0
+    assert metrics["grad_norm"] > 0
 
 
 def test_no_more_than_asked_for_join_and_the_draw_is_repeatable(policy: Policy) -> None:
@@ -188,17 +189,14 @@ def test_two_tokenizers_keep_the_reward(policy: Policy, tmp_path: Path) -> None:
     other = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", bos_token="<s>")
     other.chat_template = policy.tokenizer.chat_template
 
-    class Theirs:
-        tokenizer = other
-
     texts = ("12", "für 3 €", "", "<think>\n1+1=2\n</think>\n2")
-    for owner in (policy, Theirs()):
-        stage = Share(owner, [])
-        for n, text in enumerate(texts):
-            episode = stage._episode(Answers(Task("t", "q", "12"), texts, (True,) * 4), n, "0", 1.0)
+    for tokenizer in (policy.tokenizer, other):
+        shared = Answers(Task("t", "q", "12"), texts, (True,) * 4).episodes(tokenizer, "0", 1.0)
+        for text, episode in zip(texts, shared):
             ids = episode.turns[1].ids
-            assert ids[-1] == owner.tokenizer.eos_token_id  # type: ignore[attr-defined]
-            assert owner.tokenizer.decode(list(ids[:-1])) == text == episode.turns[1].text  # type: ignore[attr-defined]
+            assert (
+                ids[-1] == tokenizer.eos_token_id and tokenizer.decode(list(ids[:-1])) == text == episode.turns[1].text
+            )
 
 
 # the network ----------------------------------------

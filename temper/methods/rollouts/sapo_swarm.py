@@ -20,13 +20,12 @@ from typing import Any
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import AUTHOR, FINISH, OUTCOME, REWARD, TASK, TEMPERATURE, TURN_TEXT
-from temper.episode import ENV, Episode, Trajectory, Turn
+from temper.columns import AUTHOR, FINISH, REWARD, TASK, TEMPERATURE, TURN_TEXT
+from temper.gateway.exchange import Exchange
+from temper.gateway.payloads import Answers, answers_of
 from temper.method import Method
-from temper.models.render import renderer_of
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage
-from temper.parts.exchange import Answers, Exchange
 from temper.parts.logprobs import OLD, old_logp
 from temper.parts.losses import Clip
 from temper.parts.signals import RewardVaries
@@ -77,21 +76,10 @@ class Share:
         return Batch.concat([b, *taken])
 
     async def _judge(self, a: Answers, name: str, temperature: float) -> Batch:
-        group = Batch.of([self._episode(a, n, name, temperature) for n in range(len(a.texts))])
+        group = Batch.of(a.episodes(self.policy.tokenizer, name, temperature))
         for judge in self.judges:
             group = await judge(group)
         return group
-
-    def _episode(self, a: Answers, n: int, name: str, temperature: float) -> Episode:
-        """Another node's answer: its text in one's own tokens, without log-probs."""
-        tokenizer = self.policy.tokenizer
-        render, messages = renderer_of(tokenizer), a.task.messages
-        ids = tuple(tokenizer.encode(a.texts[n], add_special_tokens=False))
-        ids += (tokenizer.eos_token_id,) if a.finished[n] or not ids else ()
-        finish = "stop" if a.finished[n] else "length"
-        prompt = Turn(render.ids(render.text(messages), first=True), text=str(messages[-1]["content"]))
-        answer = Turn(ids, 0, "solver", a.texts[n], finish=finish, temperature=temperature)
-        return Episode(a.task, (prompt, answer), (Trajectory((0, 1)),), name)
 
     def close(self) -> None:
         if self.exchange is not None:
@@ -102,16 +90,6 @@ class Share:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self.round = saved["round"]
-
-
-def answers_of(b: Batch) -> list[Answers]:
-    """What was answered to each task: the text of each trajectory's last sampled turn, where it was judged."""
-    found: dict[int, list[tuple[str, bool]]] = {}
-    for j, (path, group) in enumerate(zip(b.structure.paths, b.structure.group.tolist())):
-        last = [u for u in path if b[AUTHOR][u] != ENV][-1]
-        if b[OUTCOME][j] == "ok":
-            found.setdefault(group, []).append((b[TURN_TEXT][last], b[FINISH][last] == "stop"))
-    return [Answers(b[TASK][g], *map(tuple, zip(*rows))) for g, rows in found.items()]
 
 
 def sapo_swarm(

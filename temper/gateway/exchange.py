@@ -19,52 +19,11 @@ from temper.errors import UserError
 from temper.gateway.client import Refused, Unreachable, ask
 from temper.gateway.errors import ApiError
 from temper.gateway.http import Request, Response, Server
-from temper.tasks.task import Task
+from temper.gateway.payloads import Answers
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 KEPT = 4  # rounds that a slower node may still ask for
 PAUSE = 0.05  # seconds between two looks whether a peer has reached the round
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One task and a group's answers to it, as text. `finished`: whether each ended by itself."""
-
-    task: Task
-    texts: tuple[str, ...]
-    finished: tuple[bool, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        t = self.task
-        task = {"id": t.id, "prompt": t.prompt, "answer": t.answer, "source": t.source, "info": dict(t.info)}
-        return {"task": task, "texts": list(self.texts), "finished": list(self.finished)}
-
-    @staticmethod
-    def from_json(row: Any, most: int, longest: int) -> Answers:
-        """ValueError unless it has that shape, at most `most` answers, no text of more than `longest` characters."""
-        task, texts, finished = _typed(row, dict, ("task", dict), ("texts", list), ("finished", list))
-        names = [_typed(task, dict, (k, str))[0] for k in ("id", "source")]
-        prompt, answer, info = task.get("prompt"), task.get("answer"), task.get("info")
-        messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-        said = [str(_typed(m, dict, (k, str))[0]) for m in messages for k in ("role", "content")]
-        if not 1 <= len(texts) <= most or len(finished) != len(texts) or not said:
-            raise ValueError(
-                f"{len(texts)} answers, {len(finished)} of them with an end, {len(said)} parts of a prompt"
-            )
-        if not all(isinstance(t, str) and len(t) <= longest for t in (*texts, *said, *names, answer or "")):
-            raise ValueError(f"a text is none, or longer than {longest} characters")
-        if not all(isinstance(f, bool) for f in finished) or not isinstance(info, dict):
-            raise ValueError("what says whether an answer ended, or the task's info, has another type")
-        return Answers(Task(names[0], prompt, answer, names[1], info), tuple(texts), tuple(finished))  # type: ignore[arg-type]
-
-
-def _typed(row: Any, kind: type, *fields: tuple[str, type]) -> list[Any]:
-    if not isinstance(row, kind):
-        raise ValueError(f"a {kind.__name__} was expected")
-    for name, of in fields:
-        if not isinstance(row.get(name), of):
-            raise ValueError(f"{name} is missing, or of another type")
-    return [row[name] for name, _ in fields]
 
 
 @dataclass
