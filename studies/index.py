@@ -42,7 +42,7 @@ def other(name: str, d: Json) -> str:
 
 def row(d: Json) -> str:
     """One system: its outcome, and what the paper has."""
-    return f"| [{title(d)}]({d['slug']}.md) | {d['outcome']} | {d.get('paper') or '–'} |"
+    return f"| [{title(d)}]({d['slug']}.md) | {d['outcome']} | {d.get('paper') or d['claim']} |"
 
 
 def section(d: Json) -> str:
