@@ -76,6 +76,12 @@ def outcome(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text())
     for clock in ("seconds", "peak_memory_mib"):
         del summary["ledger"][clock]
+    said = summary["diagnosis"]
+    summary["diagnosis"] = {
+        "findings": [f for f in said["findings"] if f["name"] != "stragglers"],
+        "cost": {k: v for k, v in said["cost"].items() if k not in ("seconds", "idle", "tail")},
+        **{k: said[k] for k in ("reliability", "coverage")},
+    }
     return {
         "metrics": [{k: v for k, v in r.items() if not k.startswith(("timing_s/", "perf/"))} for r in rows],
         "summary": {k: v for k, v in summary.items() if k not in ("seconds", "spent")},
