@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from temper.models.load import plain
+from temper.models.stems import Spread, Stem
 
 MORE = 64  # columns that are added at least where they run out
 Piece = tuple[Tensor, Tensor]  # keys and values [heads, tokens, width] of one row in one layer
@@ -20,6 +22,7 @@ class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     def __init__(self, room: int):
         super().__init__()  # type: ignore[no-untyped-call]
         self.room, self.rows, self.begin, self.end = room, 0, 0, 0
+        self.stem: Stem | None = None  # what several rows begin with: only the decoding step reads it
 
     @property
     def filled(self) -> int:
@@ -42,6 +45,26 @@ class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
             for x, piece in zip((layer.all_keys, layer.all_values), pieces or ()):
                 x[row, :, filled - piece.shape[1] : filled] = piece
         return layer
+
+    @classmethod
+    def behind(cls, stem: Stem, rows: int, room: int) -> Layer:
+        """Rows without a token of their own yet."""
+        layer = cls(room)
+        layer.lazy_initialization(*(x.new_empty((rows, x.shape[1], 0, x.shape[3])) for x in (stem.keys, stem.values)))
+        layer.stem = stem
+        return layer
+
+    def whole(self) -> None:
+        """Give each row a copy of what it begins with."""
+        assert self.stem is not None
+        stem, group = self.stem, self.stem.spread.group.to(self.all_keys.device)
+        free = self.room - self.end
+        self.all_keys, self.all_values = (
+            torch.cat([shared[group], own, own.new_zeros((*own.shape[:2], free, own.shape[3]))], 2)
+            for shared, own in zip((stem.keys, stem.values), self.seen())
+        )
+        self.begin, self.end, self.stem = 0, stem.keys.shape[2] + self.filled, None
+        self.room = self.end + free
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """What is in use."""
@@ -67,11 +90,15 @@ class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.filled
 
     def piece(self, row: int, columns: Tensor | slice) -> Piece:
-        """A copy of these columns of a row."""
-        keys, values = self.seen()
-        if isinstance(columns, slice):
-            return keys[row, :, columns].clone(), values[row, :, columns].clone()
-        return keys[row, :, columns], values[row, :, columns]
+        """A copy of these columns of a row, behind what it begins with."""
+        keys, values = (x[row, :, columns] for x in self.seen())
+        if self.stem is not None:
+            spread, group = self.stem.spread, int(self.stem.spread.group[row])
+            shared = slice(spread.columns - int(spread.length[group]), None)
+            return tuple(
+                torch.cat([s[group, :, shared], x], 1) for s, x in ((self.stem.keys, keys), (self.stem.values, values))
+            )  # type: ignore[return-value]
+        return (keys.clone(), values.clone()) if isinstance(columns, slice) else (keys, values)
 
     def select(self, rows: Tensor) -> None:
         """These rows, which may be named several times."""
@@ -125,5 +152,21 @@ def cache_of(module: Any, layers: Sequence[Layer] = (), room: int = 0) -> Any:
     config = plain(module).config.get_text_config()
     cache = DynamicCache()
     cache.layer_class_to_replicate = None
+    cache.spread = None
     cache.layers = list(layers) or [Layer(room) for _ in range(config.num_hidden_layers)]
     return cache
+
+
+def behind(cache: Any, group: Tensor, length: Tensor, room: int) -> None:
+    """Make the rows of `cache`, right-aligned, what others begin with: row i of them with row `group[i]` of these."""
+    keys, _ = cache.layers[0].seen()
+    cache.spread = Spread(group, length, keys.shape[2], keys.device)
+    stems = (Stem(*layer.seen(), cache.spread) for layer in cache.layers)
+    cache.layers = [Layer.behind(stem, len(group), room) for stem in stems]
+
+
+def spared(cache: Any, group: Tensor) -> int:
+    """Bytes that a layer's copies of the beginnings would take for these rows, beyond those that are shared."""
+    stem = cache.layers[0].stem
+    shared = cache.layers[0].seen() if stem is None else (stem.keys, stem.values)
+    return (len(group) - len(shared[0])) * sum(x[0].numel() * x.element_size() for x in shared)

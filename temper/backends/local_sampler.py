@@ -23,9 +23,9 @@ from torch import Tensor
 from temper.backends import recompute
 from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
 from temper.backends.draw import draw as _draw
-from temper.backends.keys import Layer, cache_of
+from temper.backends.keys import Layer, behind, cache_of, spared
 from temper.backends.prefixes import Ids, Prefixes, Stored, stems
-from temper.backends.rows import Rows, right, select
+from temper.backends.rows import SPARED, Rows, right, select
 from temper.backends.speculate import Speculation
 from temper.episode import Completion
 from temper.models import layout, load
@@ -161,7 +161,11 @@ class LocalSampler:
         new = self._computed(prompts, reserve)
         at = {p: i for i, p in enumerate(new.requests)}
         pick = [at[r.ids] for r in taken]
-        if pick != list(range(len(new))):
+        alone = (rows is None or len(rows) == 0) and self.decoder is not None and self.drafts is None
+        if alone and spared(new.cache, group := torch.tensor(pick)) >= SPARED:
+            behind(new.cache, group, new.length, reserve)
+            new.length, new.filled, new.logits = torch.zeros_like(group), 0, new.logits[group.to(new.logits.device)]
+        elif pick != list(range(len(new))):
             index = torch.tensor(pick, device=new.logits.device)
             select(new.cache, index)
             new.length, new.logits = new.length[pick], new.logits[index]
@@ -329,7 +333,7 @@ class LocalSampler:
         length [rows]: tokens of each row, these included, in the `filled` columns (the last ones, or those in `used`)
         at [places]: flat index into `ids`
         """
-        if self.decoder is not None and filled > ids.shape[1]:
+        if self.decoder is not None and (filled > ids.shape[1] or cache.spread is not None):
             return self._decoded(self.decoder, ids, length, cache, filled, used, at)
         model, device = plain(self.module), self.device
         mask = right(length, filled).long()
@@ -369,6 +373,7 @@ class LocalSampler:
             seen = seen & (torch.arange(filled)[None] <= torch.arange(filled - columns, filled)[:, None])
             position, bias = (length[:, None] - torch.arange(columns, 0, -1)).flatten(), _bias(seen)
         bias = None if bias is None else bias.to(self.device)
+        position = position if cache.spread is None else position + cache.spread.before
         position = position.clamp(max=self.context - 1)  # finished rows may run on
         hidden = decoder.hidden(ids.flatten().to(self.device), position, cache.layers, bias, columns)
         return decoder.head(hidden) if at is None else self._headed(hidden, at)

@@ -31,6 +31,8 @@ def keeps_keys(module: Any) -> bool:
 class History:
     """The ids of running rows, right-aligned; it stands where the sampler has a cache."""
 
+    spread = None
+
     def __init__(self) -> None:
         self.ids = torch.zeros((0, 0), dtype=torch.int64)
 

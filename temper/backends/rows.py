@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from temper.backends.keys import Piece
+from temper.backends.keys import Piece, spared
 
+SPARED = 5 << 19  # bytes a layer that sharing beginnings must spare to be worth its own work
 SLACK = 16  # columns that are empty in every row may be this many, or a quarter, before rows are moved together
 
 
@@ -19,7 +20,8 @@ class Rows:
     """Running requests and the logits of what comes next for each.
 
     cache    of `filled` columns, the newest of which are those of the last pass
-    length   [rows] tokens in the cache; they lie in the last columns unless `used` says where
+    length   [rows] tokens in the cache; they lie in the last columns unless `used` says where (the tokens of a
+             beginning that several rows share, `cache.spread`, are not counted: see `whole`)
     fed      of each row, the columns that the last pass filled: its newest token, guesses, padding
     drafts   of each row, those guesses
     logits   [sum of (1 + drafts), vocabulary] row by row: after the newest token and after each guess
@@ -57,8 +59,22 @@ class Rows:
         self.requests, self.length = [self.requests[i] for i in order], self.length[pick]
         self.used = None if self.used is None else self.used[pick]
         self.fed, self.drafts = [], []
+        if (spread := self.cache.spread) is not None:
+            self.cache.spread = spread.kept(pick)
+            for layer in self.cache.layers:
+                layer.stem.spread = self.cache.spread
+            if spared(self.cache, self.cache.spread.group) < SPARED:
+                self.whole()
         self.close()
         return order
+
+    def whole(self) -> None:
+        """Every row gets a copy of what it begins with, if that was shared."""
+        if (spread := self.cache.spread) is None:
+            return
+        for layer in self.cache.layers:
+            layer.whole()
+        self.length, self.filled, self.cache.spread = self.length + spread.before, self.filled + spread.columns, None
 
     def pieces(self, row: int) -> list[Piece]:
         """A copy of the row's keys and values in every layer."""
@@ -67,6 +83,7 @@ class Rows:
 
     def join(self, new: Rows) -> Rows:
         """These rows and the new ones behind them."""
+        self.whole()
         self.close()
         new.close()
         width = max(self.filled, new.filled)

@@ -161,6 +161,8 @@ class _Layer:
         scores = torch.bmm(q.reshape(*flat, width), keys.flatten(0, 1).transpose(1, 2))
         if bias is not None:
             scores.view(len(keys), kv_heads, columns, -1, keys.shape[2]).add_(bias)
+        if store.stem is not None:
+            return store.stem.merged(q, scores, values.flatten(0, 1)).view(len(k), -1)
         seen = torch.bmm(torch.softmax(scores, -1), values.flatten(0, 1))
         if columns > 1:
             seen = seen.view(len(keys), kv_heads, columns, -1, width).transpose(1, 2)
@@ -190,6 +192,8 @@ def _biases(modules: list[Any]) -> Tensor | None:
 
 class _Grown:
     """Keys and values of a few steps."""
+
+    stem = None
 
     def __init__(self) -> None:
         self.kept: list[tuple[Tensor, Tensor]] = []

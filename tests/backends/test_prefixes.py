@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from temper.backends.adapters import BaseSampler
@@ -304,6 +304,7 @@ def brute(a: Ids, b: Ids) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, max_size=20), IDS)
 def test_the_longest_prefix_is_found(stored: list[Ids], asked: Ids) -> None:
     prefixes = Prefixes(1 << 20)
@@ -327,6 +328,7 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     assert len(prefixes) == prefixes.held == 0
 
 
+@settings(deadline=None)
 @given(st.lists(IDS, min_size=1, max_size=20, unique=True), st.lists(IDS, max_size=5), st.integers(1, 6))
 def test_stems_spare_what_they_promise(prompts: list[Ids], done: list[Ids], worth: int) -> None:
     def left(ids: Ids, last: int = 0) -> int:
