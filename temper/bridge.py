@@ -49,8 +49,10 @@ def to_batch(episodes: list[Episode]) -> Batch:
 def to_episodes(b: Batch) -> list[Episode]:
     """The plays again, each with its turns and trajectories: for stages that edit what was rolled out.
 
-    Behaviour log-probs, rewards and their parts go along; other columns are derived again after editing.
+    Behaviour log-probs, rewards and their parts go along; other columns are derived again after editing. It is no
+    reading of columns that a stage would have to declare.
     """
+    b = Batch(b.structure, b._columns)
     plays = b.by([(b[REQUEST][g], n) for g, n in zip(b.structure.group.tolist(), b[EPISODE].tolist())], TRAJECTORY)
     played: list[list[int]] = [[] for _ in plays.keys]
     for j, k in enumerate(plays.index.tolist()):

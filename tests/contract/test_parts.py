@@ -106,6 +106,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "demonstrations.AddDemonstration": lambda model: PARTS["demonstrations.AddDemonstration"](opened(model)),
     "drafters.TrainDrafter": drafting,
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
+    "gold.GoldBehind": lambda model: PARTS["gold.GoldBehind"](opened(model)),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
     "losses.Weighted": lambda: losses.Weighted(losses.Clip(), (ratios.TIS_WEIGHT,)),
     "losses.OffPolicyMask": lambda: losses.OffPolicyMask(losses.Clip()),

@@ -118,7 +118,7 @@ WHOLE = ("grpo", "dpo")  # for these, the options that they share with others to
 TEXTS: dict[str, Any] = {  # another value for options whose type does not tell one
     "reward": ("number_match",), "second_reward": ("number_match",), "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
     "top_p": 0.9, "weights": (0.25,), "eval_attempts": 2, "eval_tasks": 2, "minibatches": 2,
-    "teacher": "temper-tiny",
+    "teacher": "temper-tiny", "end": "so",
 }  # fmt: skip
 FILES = Path(__file__).parent / "files"
 COVERT = {"tasks": str(FILES / "oracles.jsonl"), "tools": "temper.tasks.toolworld:tools_of"}
