@@ -164,8 +164,9 @@ def difference(mine: Path, other: Path) -> list[str]:
     import torch
 
     out = []
-    for name, read in (("metrics", metrics), ("transcripts", transcripts)):
-        out += [] if read(mine) == read(other) else [name]
+    for a, b in zip(metrics(mine), metrics(other), strict=True):
+        out += [f"{k} of step {b['step']}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    out += [] if transcripts(mine) == transcripts(other) else ["transcripts"]
     states = [torch.load(f / "checkpoints/latest/training.pt", weights_only=True) for f in (mine, other)]
     out += [k for k in states[0] if bits(states[0][k]) != bits(states[1][k])]
     return out
@@ -173,7 +174,12 @@ def difference(mine: Path, other: Path) -> list[str]:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not k.startswith(CLOCK)} for r in rows]
+    return [{k: _told(k, v) for k, v in r.items() if not k.startswith(CLOCK)} for r in rows]
+
+
+def _told(name: str, value: Any) -> Any:
+    """Means over judgements are added up in the order in which they came: not their last bits."""
+    return round(value, 9) if name.startswith("rewards/") else value
 
 
 def transcripts(folder: Path) -> dict[str, bytes]:
@@ -239,7 +245,7 @@ def study(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     import ray
     import torch
 
-    from temper.backends.ray import _environment
+    from temper.backends.ray import environment
     from temper.report import revision
     from temper.testing import toy_model
 
@@ -247,18 +253,19 @@ def study(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     model = toy_model(folder / "model")
     whole = made(model, folder / "whole", steps, seed)
     asyncio.run(train(whole))
-    with _environment():
-        head = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
     began, starts = time.time(), 0
-    words = ["--kills", kills, "--steps", steps, "--seed", seed, "--child", folder, model, head.address_info["address"]]
-    while True:
-        starts += 1
-        ended = subprocess.run([sys.executable, "-m", "studies.kills", *map(str, words)], cwd=ROOT, check=False)
-        if ended.returncode == 0:
-            break
-        if ended.returncode != -signal.SIGKILL:
-            raise SystemExit(f"the run ended with {ended.returncode}")
-    ray.shutdown()
+    with environment():
+        head = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
+        address = head.address_info["address"]
+        words = ["--kills", kills, "--steps", steps, "--seed", seed, "--child", folder, model, address]
+        while True:
+            starts += 1
+            ended = subprocess.run([sys.executable, "-m", "studies.kills", *map(str, words)], cwd=ROOT, check=False)
+            if ended.returncode == 0:
+                break
+            if ended.returncode != -signal.SIGKILL:
+                raise SystemExit(f"the run ended with {ended.returncode}")
+        ray.shutdown()
     log = [json.loads(line) for line in (folder / "kills.jsonl").read_text().splitlines()]
     mine, theirs = attempts(folder / "killed"), attempts(folder / "whole")
     return {

@@ -26,6 +26,7 @@ from temper.errors import UserError
 
 T = TypeVar("T")
 IN_PLACE, AGAIN, SKIP = "in place", "again", "skip"
+DONE = {IN_PLACE: "restarted", AGAIN: "the run starts again", SKIP: "left out"}
 ROLES = ("sampler", "environment", "reward", "learner", "bus")
 CANNOT_SKIP = ("learner", "bus")
 
@@ -107,6 +108,7 @@ class Supervisor:
     def __init__(self, faults: Faults | None = None, clock: Callable[[], float] = time.monotonic):
         self.faults, self.clock = faults or Faults(), clock
         self.events: list[dict[str, Any]] = []
+        self.say: Callable[[str], None] = lambda text: print(text, flush=True)
         self.path: Path | None = None
         self._restarts: dict[str, deque[float]] = {}
 
@@ -128,6 +130,7 @@ class Supervisor:
         return action
 
     def note(self, role: str, who: str, why: str, action: str) -> None:
+        self.say(f"{who} is lost ({why}): {DONE[action]}")
         event = {"time": round(time.time(), 3), "role": role, "who": who, "why": why, "action": action}
         self.events.append(event)
         if self.path is not None:

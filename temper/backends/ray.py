@@ -204,12 +204,11 @@ class Ray:
             return
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not self.address:
-            with _environment():
+            with environment():
                 ray.init(
                     num_cpus=1,
                     include_dashboard=False,
                     object_store_memory=self.store,
-                    _node_ip_address="127.0.0.1",
                     **quiet,
                 )
             self._started = True
@@ -314,15 +313,24 @@ def sharded_setup(policy: Policy, modules: list[Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """What a cluster that is started here inherits: its processes find the packages that this one finds."""
+def environment(alone: bool = True) -> Iterator[None]:
+    """What a cluster that is started here inherits: its processes find the packages that this one finds.
+
+    alone  it listens to this machine only, as Ray does by itself where it has no clusters (macOS, Windows)
+    """
+    from ray._private import ray_constants
+
     paths = [p for p in dict.fromkeys([str(Path(__file__).parents[2]), *sys.path]) if p]
     given = {"PYTHONPATH": os.pathsep.join(paths), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if alone:
+        given[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, not alone
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
         yield
     finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

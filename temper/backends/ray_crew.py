@@ -194,11 +194,15 @@ class Crew:
 
     def begin(self) -> None:
         """Heartbeats from now on; those that are missing are hired. Raises what ended that."""
-        if self._broken is not None:
-            raise self._broken
+        self.check()
         if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._watch())
             self._welcome()
+
+    def check(self) -> None:
+        """Raise what ended the crew."""
+        if self._broken is not None:
+            raise self._broken
 
     async def _watch(self) -> None:
         while True:

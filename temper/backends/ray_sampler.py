@@ -84,7 +84,8 @@ class RayReplica:
             raise self._gone(why)
 
     def _gone(self, why: Exception) -> Gone:
-        self.crew.fell(self.member, why)  # which ends the run when that was one time too many
+        self.crew.fell(self.member, why)
+        self.crew.check()  # it may have been one time too many
         return Gone(str(why))
 
 

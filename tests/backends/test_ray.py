@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 
 from studies import kills
 from temper.backends.base import SamplingParams
-from temper.backends.ray import Ray, _environment
+from temper.backends.ray import Ray, environment
 from temper.backends.ray_line import Line
 from temper.errors import UserError
 from temper.loop import train
@@ -35,7 +35,7 @@ QUICK = {"beat": 0.5, "silence": 60.0, "patience": 120.0}
 def cluster() -> Iterator[Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with _environment():
+    with environment(alone=False):
         made = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False},
