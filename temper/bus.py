@@ -35,10 +35,12 @@ class BusFull(UserError):
 
 @dataclass(frozen=True)
 class Ready:
-    """A group that a consumer may be given: its size in tokens, as far as was told."""
+    """A group that a consumer may be given: its size in tokens, as far as was told, and its place in the step among
+    those that the consumer was not given (ready or not)."""
 
     group: str
     size: int
+    place: int = 0
 
 
 class Choice(Protocol):
@@ -57,6 +59,17 @@ class Groups:
         if not ready or (not sealed and (self.n == 0 or len(ready) < self.n)):
             return []
         return [[r.group for r in ready[: self.n or None]]]
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """The next `n` groups in the order of opening, once none before them is missing."""
+
+    n: int
+
+    def __call__(self, ready: Sequence[Ready], sealed: bool) -> Share:
+        chosen = [r for place, r in enumerate(ready[: self.n]) if r.place == place]
+        return [[r.group for r in chosen]] if len(chosen) == self.n else []
 
 
 @dataclass(frozen=True)
@@ -294,10 +307,9 @@ class Bus:
 
     def _ready(self, consumer: str, partition: int) -> list[Ready]:
         fields = self._fields(consumer)
+        left = [(n, g) for n, g in self._groups.items() if g.partition == partition and consumer not in g.taken]
         return [
-            Ready(name, g.size)
-            for name, g in self._groups.items()
-            if g.partition == partition and consumer not in g.taken and all(g.has(f, name) for f in fields)
+            Ready(name, g.size, place) for place, (name, g) in enumerate(left) if all(g.has(f, name) for f in fields)
         ]
 
     def _give(self, groups: Sequence[str], consumer: str) -> None:

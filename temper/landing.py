@@ -33,6 +33,7 @@ async def landed(run: Run, step: int, request: Request) -> Batch | None:
         await run.bus.drop([request.id])
     else:
         await run.bus.put("batch", {request.id: group})
+        run.news.set()
     return group
 
 

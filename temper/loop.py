@@ -52,8 +52,7 @@ async def collect(run: Run, start: int) -> AsyncGenerator[tuple[int, Batch], Non
                     if not run.apart:
                         await going[fresh]
                     fresh += 1
-                await going.pop(step)
-                batch = await run.take(step)
+                batch = await run.take(step, going.pop(step))
             yield step, batch
             step += 1
     finally:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from temper import state, streams
+from temper import state, streaming, streams
 from temper.backends.base import Ack, SamplingParams, fingerprint
-from temper.bus import Bus, Groups, Line
+from temper.bus import Bus, Groups, InOrder, Line
 from temper.carrier import Batch
 from temper.clock import Clock
 from temper.columns import CORE, LOGP, Column
@@ -124,6 +124,7 @@ class Run:
         self.apart = False  # samplers have their own weights: they may go on while a step is trained
         self.first: dict[str, int] = {}  # version of each policy's weights before step 0
         self.floor = Floor()
+        self.news = asyncio.Event()  # a group has landed
         self.counts: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.acks: dict[str, Ack] = {}
@@ -260,12 +261,33 @@ class Run:
             await self.bus.open(f"open {requests[0].id}", step, rows)
         return requests
 
-    async def take(self, step: int) -> Batch:
-        """The groups of a step, in the order of asking; they leave the bus."""
-        taken = await self.bus.take(f"train {step}", "train", step, Groups())
+    async def take(self, step: int, gathering: asyncio.Future[None]) -> Batch:
+        """The groups of a step, in the order of asking, once they are gathered; they leave the bus.
+
+        Where training may begin before (`temper.streaming`), it does.
+        """
+        taken: list[dict[str, Any]] = []
+        while streaming.streams(self) and not gathering.done():
+            part = InOrder(-(-self.groups // streaming.PARTS))
+            taken += (some := await self.bus.take(f"begin {step} {len(taken)}", "train", step, part))
+            if some:
+                await self._begin(some)
+            else:
+                self.news.clear()
+                await first(gathering, self.news.wait())
+        await gathering
+        rest = await self.bus.take(f"train {step}", "train", step, Groups())
+        if taken and rest:
+            await self._begin(rest)
+        taken += rest
         await self.bus.clear(step)
         del self.asks[step]
         return Batch.concat([row["batch"] for row in taken])
+
+    async def _begin(self, rows: list[dict[str, Any]]) -> None:
+        part, [update] = Batch.concat([row["batch"] for row in rows]), self.updates
+        with self.timed("update"):
+            await asyncio.get_running_loop().run_in_executor(None, update.policy.learner.begin, part, update.terms)
 
     def restore_asks(self, saved: Mapping[int, Mapping[str, Any]]) -> None:
         self.asks = {step: Ask(**ask) for step, ask in saved.items()}
@@ -371,6 +393,15 @@ class Run:
         parts = [f"{n} attempts dropped ({why})" for why, n in dropped.items()]
         parts += [f"{silent} groups whose attempts all scored the same"] if silent else []
         return f": {', '.join(parts)}" if parts else ""
+
+
+async def first(*waiting: Any) -> None:
+    """Until one of them is over; coroutines that are not are cancelled."""
+    tasks = {asyncio.ensure_future(w): w for w in waiting}
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, w in tasks.items():
+        if task is not w and not task.done():
+            task.cancel()
 
 
 def _one_at_a_time(learner: Any) -> None:

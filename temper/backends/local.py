@@ -30,6 +30,7 @@ from temper.columns import (
 )  # fmt: skip
 from temper.models import features, layout, load, routing
 from temper.objective import Term
+from temper.streaming import Begun, raw
 
 BEHAVIOUR = LOGP.of("behaviour")
 ROW = Column("row", TOKEN, integer, "the token's row in the batch that was cut into micro-batches")
@@ -92,6 +93,7 @@ class LocalLearner:
         self.own = nn.ModuleList(modules or [])
         self._prepare()
         self.step = 0
+        self.begun = Begun()  # of the next optimiser step
         self.changed = False  # weights were copied in from elsewhere
 
     def _prepare(self) -> None:
@@ -119,8 +121,25 @@ class LocalLearner:
 
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
         """One optimiser step on the whole of `batch`, of which only what terms can learn from is computed."""
+        if self.begun.parts:
+            return self._conclude(batch, terms)
         seen, weighed = weigh(batch, terms, self.step)
         return with_rest(self.advance(seen, weighed), batch, seen)
+
+    def begin(self, part: Batch, terms: list[Term]) -> None:
+        """The gradient of a part of the next step, before the rest of it is known (`temper.streaming`)."""
+        seen, weighed = weigh(part, raw(terms), self.step)
+        totals = self._accumulate(seen, weighed, fresh=not self.begun.parts)
+        self.begun.add(part.size(TOKEN), seen, totals, [w.total for w in weighed])
+
+    def _conclude(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
+        begun, self.begun = self.begun, Begun()
+        scale, metrics, seen = begun.whole(batch, terms)
+        for p in self.trained:
+            if p.grad is not None:
+                p.grad.mul_(scale)
+        loss = sum(t.coefficient(self.step) * metrics.get(f"loss/{t.name}", 0.0) for t in terms)
+        return with_rest({**metrics, "loss": loss, **self._optimise()}, batch, seen)
 
     def advance(self, seen: Batch, weighed: list[Weighed]) -> dict[str, float]:
         """One optimiser step on what `weigh` left."""
@@ -130,11 +149,12 @@ class LocalLearner:
     def _shares(self, totals: dict[str, float]) -> list[dict[str, float]]:
         return [totals]
 
-    def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
+    def _accumulate(self, batch: Batch, weighed: list[Weighed], fresh: bool = True) -> dict[str, float]:
         """The gradient of the objective, micro-batch by micro-batch; returns sums of its metrics."""
         together = level_of(w.term for w in weighed)
         totals: dict[str, float] = {}
-        self.optimizer.zero_grad(set_to_none=True)
+        if fresh:
+            self.optimizer.zero_grad(set_to_none=True)
         with self._recomputing():
             for part in self._parts(batch, together):
                 live = self._live(part)

@@ -131,8 +131,12 @@ class _Learner(LocalLearner):
         self._backend = backend
 
     def update(self, batch: Batch, terms: list[Term]) -> dict[str, float]:
-        self._takes(self._backend.world.step + self._seconds(batch))
+        self._takes(self._backend.world.step + (0.0 if self.begun.parts else self._seconds(batch)))
         return super().update(batch, terms)
+
+    def begin(self, part: Batch, terms: list[Term]) -> None:
+        self._takes(self._seconds(part))
+        super().begin(part, terms)
 
     def read(self, batch: Batch, columns: Any) -> Batch:
         self._takes(self._seconds(batch) / 3)
