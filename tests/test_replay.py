@@ -326,6 +326,7 @@ def test_the_page_works(browser: Browser, tmp_path: Path, width: int, dark: bool
     assert before != after
     browser.click(".replayed .tk:nth-child(3)")
     said = browser.js("document.querySelector('.inspect').innerText")
+    assert browser.js("document.querySelector('.tk[aria-pressed=true]').innerText") == "17 ", "the page holds still"
     assert '"17 "' in said and "dr-grpo" in said and "token 3 of 72" in said
     assert browser.js("document.querySelectorAll('.said b').length") == 0, "text from the run is text"
     assert not browser.errors

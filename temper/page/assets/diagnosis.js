@@ -21,7 +21,7 @@ const MEASURES = {
 };
 
 // Names of options and parts stand in backticks.
-const marked = (text) => String(text).split('`').map((piece, i) => (i % 2 ? h('code', {}, piece) : piece));
+const marked = (text) => String(text).split('`').map((piece, i) => (i % 2 ? h('code', { class: piece.startsWith('--') ? 'opt' : '' }, piece) : piece));
 
 const goTo = (element) => {
   element.scrollIntoView({ block: 'center', behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });

@@ -63,7 +63,7 @@ class Texts {
     this.method = worked.length > 1 ? worked[1].method : own;
     this.kind = worked.length > 1 ? 'change' : 'credit';
     this.list = h('div', { class: 'replays' });
-    this.note = h('div', { class: 'inspect', 'aria-live': 'polite' }, h('p', { class: 'hint' }, 'Point at a token, or click it, to see its credit under every method.'));
+    this.note = h('div', { class: 'inspect', 'aria-live': 'polite', style: { '--h': `${56 + 23.5 * worked.length}px` } }, h('p', { class: 'hint' }, 'Point at a token, or click it, to see its credit under every method.'));
     section('texts', 'Which tokens changed credit', 'The attempts that the methods see most differently. Credit is what the objective adds to a token’s log-probability, relative: 1 is the mean size.',
       h('div', { class: 'controls' },
         h('span', { class: 'field' }, 'Method', choice('Method', worked.map((m) => [m.method, m.method]), this.method, (m) => { this.method = m; this.draw(); })),
@@ -84,7 +84,12 @@ class Texts {
   }
 
   token(a, k, token, x) {
-    const show = (e) => { this.inspect(a, k, token); if (e.type === 'click') e.currentTarget.setAttribute('aria-pressed', 'true'); };
+    const show = (e) => {
+      this.inspect(a, k, token);
+      if (e.type !== 'click') return;
+      this.list.querySelectorAll('.tk[aria-pressed=true]').forEach((t) => t.removeAttribute('aria-pressed'));
+      e.currentTarget.setAttribute('aria-pressed', 'true');
+    };
     return button(token.replace(/\n/g, '⏎') || '∅', show, { class: `tk ${x < 0 ? 'down' : 'up'}`, onpointerenter: show, onfocus: show, style: { '--a': `${Math.round(Math.sqrt(Math.abs(x)) * 100)}%` } });
   }
 
