@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from temper.backends.base import SamplingParams
-from temper.bench import memory, ours, overhead, roofline, suite
+from temper.bench import guesses, memory, ours, overhead, roofline, suite
 from temper.bench.stepper import Stepper
 from temper.bench.workloads import WORKLOADS, make_model, small
 from temper.cli import main
@@ -108,6 +108,16 @@ def test_command_without_a_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert [r["workload"] for r in data["workloads"]] == ["A", "E"] and data["machine"]["threads"] == 1
     assert data["workloads"][1]["mib"]["temper"][0] < 500
     assert "no peer" in capsys.readouterr().out and "| A: " in (tmp_path / "bench.md").read_text()
+
+
+def test_guesses_are_measured_beside_none(tmp_path: Path) -> None:
+    cases = [guesses.Case("again", "temper-tiny", True, 1)]
+    said: list[str] = []
+    data = guesses.measure(said.append, 1, cases, rows=(1,))
+    (row,) = data["cases"]
+    assert 0 < row["passes"]["guessing"] <= row["passes"]["plain"] == 1.0
+    assert row["low"] <= row["ratio"] <= row["high"] and data["knee"]["1"] > 0
+    assert "| again | 1.00 |" in guesses.page(data) and len(said) == 2
 
 
 def test_table_and_plot_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""The suite: every workload, Temper and a peer a step each in turn, what sampling needs at least, what the loop costs."""
+"""The suite: every workload, Temper and a peer a step each in turn; what sampling needs at least; the loop's share."""
 
 from __future__ import annotations
 
@@ -176,11 +176,12 @@ def plot(data: dict[str, Any]) -> str:
 
 
 def write(data: dict[str, Any], folder: Path, name: str, page: str, plot: str) -> None:
-    """NAME.json, NAME.md and NAME.svg."""
+    """NAME.json, NAME.md, and NAME.svg where there is a plot."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / f"{name}.md").write_text(page)
-    (folder / f"{name}.svg").write_text(plot)
+    if plot:
+        (folder / f"{name}.svg").write_text(plot)
 
 
 def _installed(package: str) -> bool:

@@ -15,6 +15,7 @@ def bench(
     peer: Literal["trl", "none"] = "trl",
     peer_settings: tuple[str, ...] = (),
     growth: bool = False,
+    guesses: bool = False,
     out: str = "bench",
 ) -> int:
     """Time training steps on random models, one thread, and write a table, a plot and the figures.
@@ -25,6 +26,7 @@ def bench(
     peer           what is measured beside Temper; none: Temper alone
     peer_settings  name=value of the peer's own configuration: measured beside the peer with its defaults
     growth         instead: seconds against size of everything that must not grow faster than it, and start-up times
+    guesses        instead: passes and CPU seconds of sampling with guesses of the next tokens, beside sampling without
     out            a folder for bench.json, bench.md and bench.svg (growth.json, …)
     """
     import os
@@ -38,6 +40,11 @@ def bench(
 
         data = curves.measure(print)
         return _written(data, out, "growth", curves.page(data), curves.plot(data))
+    if guesses:
+        from temper.bench import guesses as drafts
+
+        data = drafts.measure(print, repeats)
+        return _written(data, out, "guesses", drafts.page(data))
     names, of = ([n.strip() for n in text.split(",") if n.strip()] for text in (workloads.upper(), sizes))
     for what, given, known in (("workload", names, WORKLOADS), ("size", of, SIZES)):
         for name in given:
@@ -49,11 +56,11 @@ def bench(
     return _written(data, out, "bench", suite.page(data), suite.plot(data))
 
 
-def _written(data: dict[str, object], out: str, name: str, page: str, plot: str) -> int:
+def _written(data: dict[str, object], out: str, name: str, page: str, plot: str = "") -> int:
     from temper.bench import suite
 
     suite.write(data, Path(out), name, page, plot)
-    print(", ".join(f"{out}/{name}.{kind}" for kind in ("md", "svg", "json")))
+    print(", ".join(f"{out}/{name}.{kind}" for kind in ("md", *(["svg"] if plot else []), "json")))
     return 0
 
 

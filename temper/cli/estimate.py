@@ -2,8 +2,9 @@
 
     seconds of a rollout      measured for 1, 2, 4, … groups until a few seconds have passed, then a straight line
     seconds of an update      c · optimiser steps + d · tokens, from an update on one group and one on all
-    memory                    what is held + gradients and optimiser + the larger of what sampling and updating need,
-                              the first in proportion to its rows, the second to the tokens of a micro-batch
+    memory                    what is held + gradients and optimiser + what sampling and updating need for a while, in
+                              proportion to rows (an evaluation may have more) and to the tokens of a micro-batch: their
+                              sum, since a process keeps what it freed; on a GPU, which uses it again, the larger
 
 Nothing is written, and what was loaded is dropped again. Answers are as long as the model's own are now, or all of them
 at their limit: the truth of a run that changes lengths lies between.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class Trial:
     fixed: float = 0.0
     sampling: float = 0.0
     updating: float = 0.0
+    gpu: bool = False
 
 
 @dataclass
@@ -109,7 +111,7 @@ async def tried(run: Run) -> Trial:
     with run.live():
         try:
             await run.publish([])
-            trial.held, trial.fixed = now(run), _fixed(run)
+            trial.held, trial.fixed, trial.gpu = now(run), _fixed(run), _cuda(run) is not None
             groups: list[Batch] = []
             played = signal = 0
             for n in _sizes(run.groups):
@@ -219,8 +221,9 @@ def _memory(run: Run, t: Trial, tokens: float) -> float:
     now_, then = (min(budget, x) for x in (_of_step(run, t, n, 1.0), _of_step(run, t, run.groups, whole)))
     attempts = max(1, round(t.update[-1][1] / max(1.0, t.mean) / n))
     most = min((p.max_rows for p in run.roles.values()), default=1024)
-    rows = min(most, run.groups * attempts) / min(most, n * attempts)
-    return t.held + t.fixed + max(t.sampling * rows * whole, t.updating * then / now_)
+    rows = min(most, max(run.groups * attempts, _evaluations(run)[0])) / min(most, n * attempts)
+    needs = (t.sampling * rows * whole, t.updating * then / now_)
+    return t.held + t.fixed + (max(needs) if t.gpu else sum(needs))
 
 
 def _of_step(run: Run, t: Trial, groups: int, longer: float) -> float:
@@ -256,9 +259,18 @@ def now(run: Run) -> float:
     return resident("VmRSS") if CLEAR.exists() else 0.0
 
 
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can (glibc)."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def _peak(run: Run) -> Iterator[list[float]]:
     """[MiB] that the block needed at its peak above what was in use."""
+    trim()  # what was freed and is still held would hide what the block needs
     cuda, before, out = _cuda(run), now(run), [0.0]
     if cuda is not None:
         cuda.reset_peak_memory_stats()

@@ -58,14 +58,20 @@ def test_longer_answers_and_groups_that_do_not_count() -> None:
 
 def test_memory_grows_with_rows_or_with_a_micro_batch() -> None:
     held = {"held": 500.0, "fixed": 30.0}
-    sampling = e.estimate(a_run(), a_trial(**held, sampling=100.0, updating=40.0), 50.0)
+    sampling = e.estimate(a_run(), a_trial(**held, gpu=True, sampling=100.0, updating=40.0), 50.0)
     assert sampling.memory == pytest.approx(530 + 100 * 4)  # 32 rows instead of 8
+    both = e.estimate(a_run(), a_trial(**held, sampling=100.0, updating=40.0), 50.0)
+    assert both.memory == pytest.approx(530 + 100 * 4 + 40 * 4)  # a process keeps what it freed
+    many = a_run()
+    many.probes[0].tasks = [None] * 40
+    evaluating = e.estimate(many, a_trial(**held, gpu=True, sampling=100.0), 50.0)
+    assert evaluating.memory == pytest.approx(530 + 100 * 80 / 8)  # an evaluation of 40 × 2 attempts
     # the trial's optimiser step: 8 attempts of 60 tokens in 2 parts; the run's: 32 in 2
-    updating = e.estimate(a_run(), a_trial(**held, sampling=1.0, updating=100.0), 50.0)
+    updating = e.estimate(a_run(), a_trial(**held, gpu=True, sampling=1.0, updating=100.0), 50.0)
     assert updating.memory == pytest.approx(530 + 100 * 4)
     small = a_run()
     small.updates[0].policy.token_budget = 240
-    assert e.estimate(small, a_trial(**held, sampling=1.0, updating=100.0), 50.0).memory == pytest.approx(630)
+    assert e.estimate(small, a_trial(**held, gpu=True, updating=100.0), 50.0).memory == 630
 
 
 def test_sizes_that_are_tried() -> None:
