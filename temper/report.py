@@ -197,7 +197,7 @@ class Reporter:
 
     def _resolved(self) -> dict[str, Any]:
         """What diagnosis reads of the resolved run: how many tasks the curriculum has."""
-        tasks = getattr(self.run.curriculum, "tasks", None)
+        tasks: Any = getattr(self.run.curriculum, "tasks", None)
         return {"curriculum": {"tasks": {"length": len(tasks)}}} if hasattr(tasks, "__len__") else {}
 
     def _spent(self, evaluated: bool = False) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 Point = tuple[int, float]  # (step, value)
 
@@ -44,9 +44,9 @@ class Pathology(Protocol):
     The docstring says why the limit is where it is. `explains` names pathologies that follow from this one.
     """
 
-    name: str
-    lever: str
-    explains: tuple[str, ...]
+    name: ClassVar[str]
+    lever: ClassVar[str]
+    explains: ClassVar[tuple[str, ...]]
 
     def __call__(self, r: Record) -> Finding | None: ...
 

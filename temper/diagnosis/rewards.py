@@ -200,10 +200,11 @@ class Divergence:
         fallen = max(v for _, v in tested[:-1]) - tested[-1][1] if len(tested) > 1 else 0.0
         if lost <= 0 and (fallen < self.drop or interval):
             return None
-        said = f"The reward in training rose from {q[0].mean:.2f} to {q[3].mean:.2f} while held-out pass@1 fell by " + (
-            f"{-r.summary['difference']['pass@1']:.2f} (95 % interval {-interval[1]:.2f} to {-interval[0]:.2f})."
-            if lost > 0
-            else f"{fallen:.2f} from its best."
+        how = f"{fallen:.2f} from its best."
+        if interval:
+            how = f"{-r.summary['difference']['pass@1']:.2f} (95 % interval {lost:.2f} to {-interval[0]:.2f})."
+        said = (
+            f"The reward in training rose from {q[0].mean:.2f} to {q[3].mean:.2f} while held-out pass@1 fell by {how}"
         )
         steps = (q[0].steps[0], q[3].steps[1])
         samples = f"{len(tested)} evaluations"

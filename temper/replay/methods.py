@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from temper.carrier import Batch
-from temper.columns import CORE, LOGP, REQUEST, REWARD, TOKEN, TURN_REWARD, Column, integer
+from temper.columns import CORE, GROUP, LOGP, REQUEST, REWARD, TOKEN, TURN_REWARD, Column, integer
 from temper.errors import UserError, unknown
 from temper.evaluate import judges
 from temper.method import Method
@@ -54,7 +54,7 @@ class Alternative:
         """The recorded rollouts and rewards with this method's columns. UserError when it leaves nothing."""
         b = bare(recorded)
         order = dict.fromkeys(b[REQUEST])
-        groups = [b.select(torch.tensor([x == r for x in b[REQUEST]]), level=3) for r in order]
+        groups = [b.select(torch.tensor([x == r for x in b[REQUEST]]), GROUP) for r in order]
         made = [g for g in (asyncio.run(_through(g, self.on_group)) for g in groups) if g.structure.groups]
         if self.signal is not None:
             made = [g for g in made if self.signal(g)]

@@ -161,12 +161,15 @@ class Lent:
     def __enter__(self) -> None:
         bench, policy = self.bench, self.a.policy
         weight = next(bench.module.parameters())
+        modules: list[Any] = self.a.update.modules
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.key(bench.run.seed, "open", policy.name))
-            for m in self.a.update.modules:
+            for m in modules:
                 if hasattr(m, "build"):
                     m.build(load.hidden_width(bench.module))
-                m.to(weight.device, torch.float64 if bench.policy.dtype == "float64" else None)
+                m.to(weight.device)
+                if bench.policy.dtype == "float64":
+                    m.double()
         policy._learner = bench._learner(Probe, self.a)
         policy._sampler, policy._tokenizer = bench.policy.sampler, bench.policy.tokenizer
         for other in self.a.others:

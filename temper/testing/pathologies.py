@@ -40,7 +40,7 @@ def toy_run(model: str, seed: int = 0, **changes: Any) -> Run:
     It learns little, which is no pathology: GRPO with a reward of the tokens' ids, at a small learning rate.
     """
     policy = Policy(model=model, optimizer=AdamW(lr=1e-3))
-    m = grpo(policy, beta=None)
+    m = grpo(policy, beta=0.0)
     tasks = [Task(f"{source}/{k}", f"{source} {k}", str(k), source=source) for source in "abcd" for k in range(25)]
     fields: dict[str, Any] = {
         "env": SingleTurn(), "curriculum": Shuffled(tasks, ATTEMPTS, seed), "roles": {"solver": policy},
@@ -281,7 +281,8 @@ def dropped(run: Run) -> Run:
 
 
 def frontier(run: Run) -> Run:
-    run.curriculum = Chasing(run.curriculum.tasks)
+    shuffled: Any = run.curriculum
+    run.curriculum = Chasing(shuffled.tasks)
     return run
 
 
