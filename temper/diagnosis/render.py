@@ -30,7 +30,7 @@ def lines(found: Diagnosis, width: int = 100) -> list[str]:
     out.append(f"looked for in vain: {', '.join(found.silent) or 'nothing'}")
     if found.unchecked:
         missing = ", ".join(f"{name} ({what})" for name, what in found.unchecked.items())
-        out.append(f"not recorded, so not looked for: {missing}")
+        out.append(f"could not be looked for, for want of what is in brackets: {missing}")
     out += ["", *figures(found)]
     return [line for text in out for line in (_wrapped(text, width, "") if len(text) > width else [text])]
 

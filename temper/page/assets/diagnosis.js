@@ -69,7 +69,7 @@ const happened = () => {
   if (!data.steps.length) return;
   const silent = h('details', { class: 'quietly' }, h('summary', {}, `Looked for in vain: ${plural(found.silent.length, 'pathology', 'pathologies')}`),
     h('p', {}, found.silent.join(', ')),
-    Object.keys(found.unchecked).length > 0 && h('p', {}, `Not looked for, because it was not recorded: ${Object.entries(found.unchecked).map(([name, what]) => `${name} (${what})`).join(', ')}.`));
+    Object.keys(found.unchecked).length > 0 && h('p', {}, `Could not be looked for, for want of what is in brackets: ${Object.entries(found.unchecked).map(([name, what]) => `${name} (${what})`).join(', ')}.`));
   section('happened', 'What happened in this run', null,
     found.findings.length ? h('div', { class: 'findings' }, found.findings.map(finding))
       : h('p', { class: 'lead' }, 'Nothing out of the ordinary.'),
