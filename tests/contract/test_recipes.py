@@ -151,6 +151,8 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("markovian-thinker-delethink", "minibatches"): {"minibatches": 3},
     **{("sapo-swarm", n): {"meet": Path("swarm"), n: v} for n, v in (
         ("meet", Path("swarm")), ("node", "b"), ("nodes", 5), ("wait", 5.0))},
+    **{("sop", n): {n: v} for n, v in (
+        ("folder", Path("elsewhere")), ("tasks", ("mirror",)), ("fixed", 0.5), ("model", "temper-tiny-random"))},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards
