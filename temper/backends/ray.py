@@ -167,9 +167,10 @@ class Ray:
     def _crew(self, role: str, title: str, what: Any, size: int, bundles: Any = None) -> Any:
         from temper.backends import ray_actors as bodies
         from temper.backends.ray_crew import Crew
+        from temper.backends.ray_judge import RewardBody
         from temper.backends.ray_pack import pack
 
-        body = {"sampler": bodies.SamplerBody, "environment": bodies.EnvironmentBody, "reward": bodies.RewardBody}[role]
+        body = {"sampler": bodies.SamplerBody, "environment": bodies.EnvironmentBody, "reward": RewardBody}[role]
         number = iter(range(1 << 30))
 
         def make() -> Any:

@@ -20,22 +20,13 @@ import ray
 import torch
 
 from temper.backends.base import ContextFull, SamplingParams, fingerprint
+from temper.backends.ray_judge import where
 from temper.backends.ray_pack import Frozen, freeze, thaw, unpack
 from temper.episode import Completion
 from temper.errors import UserError
 from temper.policy import Seat
 from temper.request import Drop
-from temper.rewards.verdict import Verdict
-from temper.rewards.worker import Call
 from temper.tasks.task import Task
-
-
-def where() -> dict[str, Any]:
-    """Who and where this process is."""
-    context = ray.get_runtime_context()
-    return {
-        "pid": os.getpid(), "host": socket.gethostname(), "node": context.get_node_id(), "gpus": ray.get_gpu_ids(),
-    }  # fmt: skip
 
 
 def opened(blob: bytes, threads: int) -> tuple[Any, list[Any]]:
@@ -388,30 +379,3 @@ class EnvironmentBody:
     @ray.method(concurrency_group="beat")
     async def beat(self) -> tuple[int, bool]:
         return self.messages, self.plays > 0
-
-
-class RewardBody:
-    """A pool of one reward process: what a function does to its process stays there."""
-
-    def __init__(self, blob: bytes, threads: int):
-        self.given = blob
-        self.done = self.open = 0
-
-    async def about(self) -> dict[str, Any]:
-        from temper.rewards.pool import Pool
-
-        self.pool = Pool(*unpack(self.given), 1)
-        return where()
-
-    async def run(self, calls: list[Call]) -> list[list[Verdict]]:
-        self.open += 1
-        try:
-            answers = await self.pool.run(calls)
-        finally:
-            self.open -= 1
-        self.done += len(calls)
-        return answers
-
-    @ray.method(concurrency_group="beat")
-    async def beat(self) -> tuple[int, bool]:
-        return self.done, self.open > 0
