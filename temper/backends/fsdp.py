@@ -36,6 +36,7 @@ from temper.columns import TOKEN, TRAJECTORY, Column, Level
 from temper.episode import ENV, Episode, Trajectory, Turn
 from temper.errors import UserError
 from temper.models import layout, load
+from temper.objective import Term
 from temper.tasks.task import Task
 
 __all__ = ["FSDP", "Rank", "Setup", "join", "setup_of"]
@@ -162,10 +163,13 @@ class Rank(LocalLearner):
         shares: list[dict[str, float]] = everyone(totals)
         return shares
 
-    def _accumulate(self, batch: Batch, weighed: list[Weighed]) -> dict[str, float]:
+    def begin(self, part: Batch, terms: list[Term]) -> None:
+        raise TypeError("a step of a sharded learner begins when it is whole")
+
+    def _accumulate(self, batch: Batch, weighed: list[Weighed], fresh: bool = True) -> dict[str, float]:
         for p in self.sharded.values():
             p.grad = None
-        totals = super()._accumulate(batch, weighed)
+        totals = super()._accumulate(batch, weighed, fresh)
         self._share_gradients()
         return totals
 
