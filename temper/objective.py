@@ -127,7 +127,7 @@ class Term:
     def learns(self, b: Batch, weights: Tensor) -> Tensor:
         """[rows of level] bool: the rows whose gradient is not known to be 0 before the forward pass."""
         rows = weights > 0
-        for column in getattr(self.loss, "factors", ()):
+        for column in (c for c in getattr(self.loss, "factors", ()) if c.level >= self.level):
             rows = rows & (b.at(column, self.level) != 0)
         return rows
 

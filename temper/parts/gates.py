@@ -139,8 +139,13 @@ class TopEntropy:
         return (self.entropy,)
 
     async def __call__(self, b: Batch) -> Batch:
-        h = b[self.entropy]
+        h = settled(b[self.entropy])
         return b.put(HIGH_ENTROPY, h >= quantile(h[~h.isnan()], self.quantile))
+
+
+def settled(x: Tensor) -> Tensor:
+    """x rounded to 1e-6, for ranks: what differs only by how a batch was laid out is a tie, in the order of rows."""
+    return torch.round(x.double(), decimals=6)
 
 
 def quantile(x: Tensor, q: float) -> Tensor:
@@ -224,6 +229,6 @@ class KLCovSelect:
         return (ADVANTAGE, self.old)
 
     async def __call__(self, b: Batch) -> Batch:
-        cov = covariance(b, self.old)
-        top = cov.nan_to_num(nan=-torch.inf).topk(how_many(self.share, cov)).indices
-        return b.put(KL_SELECTED, torch.zeros_like(cov).index_fill(0, top, 1.0))
+        cov = settled(covariance(b, self.old))
+        top = cov.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)[: how_many(self.share, cov)]
+        return b.put(KL_SELECTED, torch.zeros(len(cov)).index_fill(0, top, 1.0))

@@ -30,6 +30,7 @@ from temper.method import Method
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage
 from temper.parts.attention import ATTENTION_ENTROPY, AttentionEntropy
+from temper.parts.gates import settled
 from temper.parts.logprobs import Read
 from temper.parts.losses import Clip, Weighted
 from temper.parts.schedules import Linear, Schedule
@@ -50,7 +51,7 @@ Keep = Literal["low", "high", "random"]
 
 def rank_z(x: Tensor) -> Tensor:
     """[n] ranks (ties share their mean) with mean 0 and variance 1; 0 where all are alike."""
-    _, index, count = torch.unique(x, return_inverse=True, return_counts=True)
+    _, index, count = torch.unique(settled(x), return_inverse=True, return_counts=True)
     rank = (count.cumsum(0) - (count + 1) / 2)[index]
     z = rank - rank.mean()
     return z / z.square().mean().sqrt().clamp(min=1e-12)
@@ -92,7 +93,7 @@ class Subset(_Weigher):
     seed: int = 0
 
     def weights(self, entropy: Tensor) -> Tensor:
-        score = entropy if self.keep == "low" else -entropy
+        score = settled(entropy if self.keep == "low" else -entropy)
         if self.keep == "random":
             score = torch.from_numpy(streams.generator(self.seed, "subset", self.calls).random(len(entropy)))
         kept = torch.zeros(len(entropy))

@@ -27,7 +27,7 @@ from temper.columns import ADVANTAGE, ENTROPY, LOGP, TOKEN, Column, boolean, flo
 from temper.method import Method
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage
-from temper.parts.gates import covariance
+from temper.parts.gates import covariance, settled
 from temper.parts.kl import towards
 from temper.parts.logprobs import BEHAVIOUR, OLD, OLD_ENTROPY, Read
 from temper.parts.losses import Clip, EntropyBonus, Weighted
@@ -55,7 +55,7 @@ class HardAndSure:
     wanted = True
 
     async def __call__(self, b: Batch) -> Batch:
-        score = -b[OLD] - self.c * b[OLD_ENTROPY]
+        score = settled(-b[OLD] - self.c * b[OLD_ENTROPY])
         marked = torch.zeros(len(score), dtype=torch.bool)
         marked[score.argsort(descending=True, stable=True)[: -int(-self.share * len(score) // 1)]] = True
         return b.put(HARD, marked)

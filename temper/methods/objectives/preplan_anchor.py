@@ -30,6 +30,7 @@ from temper.method import Method
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage
 from temper.parts.attention import RHYTHM, Rhythms
+from temper.parts.gates import settled
 from temper.parts.losses import Clip
 
 SLUG = "preplan-anchor"
@@ -78,7 +79,7 @@ class Emphasise:
 
     def _top(self, x: Tensor) -> Tensor:
         chosen = torch.zeros(len(x), dtype=torch.bool)
-        chosen[x.argsort(descending=True, stable=True)[: round(self.share * len(x))]] = True
+        chosen[settled(x).argsort(descending=True, stable=True)[: round(self.share * len(x))]] = True
         return chosen
 
 
