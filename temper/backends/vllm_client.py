@@ -80,7 +80,7 @@ class ServedSampler:
         self.tolerance = settings.engine.tolerance or (1e-3 if self.dtype == torch.float32 else 0.5)
         self.version = 0
         self.tokens = 0  # sampled so far
-        self._keys, self._operations = itertools.count(1), itertools.count(time.time_ns() // 10**6)
+        self._keys, self._operation = itertools.count(1), 0
         self._folder = tempfile.TemporaryDirectory(prefix="temper-vllm-")
         self.home = Path(self._folder.name)
         self.shared = settings.shared or self.home / "shared"
@@ -113,7 +113,7 @@ class ServedSampler:
         """Write the whole checkpoint where the servers see it. Adapters are merged: then everything is trained."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint(self.module, weights).items()}
         trained = tuple(weights) if weights and all(name in whole for name in weights) else tuple(whole)
-        operation = next(self._operations)
+        operation = self._operation = max(self._operation + 1, time.time_ns() // 10**6)  # rises over trainers too
         file = f"weights-{self.home.name[-8:]}-{operation}.safetensors"
         save_file(whole, self.shared / file)
         probe = behind_probe(self.module, self.vocabulary, self.context)

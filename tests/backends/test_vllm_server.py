@@ -239,6 +239,7 @@ def test_ratio_is_one_at_every_step(sampler: ServedSampler, lora: Lora | None) -
 
 def test_a_killed_engine_loses_nothing_and_returns_with_the_present_weights(sampler: ServedSampler) -> None:
     push(sampler, weights_of(sampler), 30)  # a run of its own had the second server
+    assert all(s.alive for s in sampler.servers)
     requests = [
         (PROMPTS[n % 4], SamplingParams(max_tokens=300, allowed=tuple(range(97, 123)), seed=n)) for n in range(24)
     ]
