@@ -269,9 +269,9 @@ def page(n: int) -> str:
         "# What composes", "",
         f"`tests/contract/test_combinations.py` draws {n} runs: a curriculum, a rollout, two or three shaping stages "
         "one upon the other, a credit, a policy loss, up to two extra terms and a schedule. Each is built; then it is "
-        "either refused in one sentence before any model loads, or it trains three steps, resumes to the "
-        "last bit from a checkpoint in the middle, and has the same gradient (1e-12) however its batch is cut. This page is written by "
-        "`python -m tests.contract.combinations`.", "",
+        "either refused in one sentence before any model loads, or it trains three steps, resumes to the last bit from "
+        "a checkpoint in the middle, and has the same gradient (1e-12) however its batch is cut. This page is written "
+        "by `python -m tests.contract.combinations`.", "",
         "| drawn from | |", "| --- | --- |",
         *(f"| {len(parts)} {kind} | {', '.join(parts)} |" for kind, parts in kinds.items()), "",
         f"{n - len(said)} of {n} run; {len(said)} are refused:", "",
