@@ -50,7 +50,7 @@ VALUE, OLD, SPREAD, STATES = (Column(n, TOKEN, floating) for n in ("v", "old_log
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Processes]:
-    ranks = Processes(2, timeout=60.0)
+    ranks = Processes(2, timeout=300.0)
     yield ranks
     ranks.close()
 
@@ -58,7 +58,7 @@ def two() -> Iterator[Processes]:
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     """A process group of this process only."""
-    join(0, 1, timeout=30, device="cpu", store=dist.FileStore(str(tmp_path / "store"), 1))
+    join(0, 1, timeout=300, device="cpu", store=dist.FileStore(str(tmp_path / "store"), 1))
     yield
     dist.destroy_process_group()
 
@@ -284,7 +284,7 @@ def test_three_ranks_take_up_what_two_left_and_one_is_killed(two: Processes, exa
     b, m = batch(), made(exact_model, "ppo", two)
     m.learner.update(b, m.terms)
     first = read_back(m, exact_model, "ppo", tmp_path / "two")
-    ranks = Processes(3, timeout=60.0, name="pupil")
+    ranks = Processes(3, timeout=300.0, name="pupil")
     m = made(exact_model, "ppo", ranks)
     m.learner.restore(tmp_path / "two")
     assert same_state(read_back(m, exact_model, "ppo", tmp_path / "three"), first)
@@ -324,7 +324,7 @@ def test_what_cannot_be_sent_is_refused_and_changes_nothing(two: Processes, exac
 
 
 def test_a_loss_that_fails_ends_the_ranks(exact_model: str) -> None:
-    ranks = Processes(1, timeout=60.0)
+    ranks = Processes(1, timeout=300.0)
     m = made(exact_model, "grpo", ranks)
     with pytest.raises(RuntimeError, match=r"rank 0 failed \(seven by nothing\) while computing an update") as error:
         m.learner.update(batch(), [Term("policy", Wrong())])
