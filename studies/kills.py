@@ -255,7 +255,9 @@ def study(folder: Path, kills: int, steps: int, seed: int) -> dict[str, Any]:
     asyncio.run(train(whole))
     began, starts = time.time(), 0
     with environment():
-        head = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False)
+        head = ray.init(
+            "local", num_cpus=2, include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=False
+        )
         address = head.address_info["address"]
         words = ["--kills", kills, "--steps", steps, "--seed", seed, "--child", folder, model, address]
         while True:

@@ -207,6 +207,7 @@ class Ray:
         if not self.address:
             with environment():
                 ray.init(
+                    address="local",  # never somebody else's that runs here too
                     num_cpus=1,
                     include_dashboard=False,
                     object_store_memory=self.store,
