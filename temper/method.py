@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from temper.carrier import Batch
 from temper.objective import Term
-from temper.request import Env
+from temper.request import Curriculum, Env
 from temper.stage import Stage
+from temper.tasks.task import Task
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Method:
     epochs, minibatches  see Update
     policies     further policies that it needs (a reference, a teacher), by name
     env          the rollout topology that it is about (None: any)
+    curriculum   (tasks, attempts, seed) -> how tasks are drawn (None: every task once an epoch, shuffled)
     """
 
     on_group: list[Stage] = field(default_factory=list)
@@ -39,3 +41,4 @@ class Method:
     after: list[Callable[..., None]] = field(default_factory=list)
     policies: dict[str, Any] = field(default_factory=dict)
     env: Env | None = None
+    curriculum: Callable[[Sequence[Task], int, int], Curriculum] | None = None

@@ -46,6 +46,18 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class StepAt:
+    """`low` before the optimiser step `at`, then `high`."""
+
+    low: float
+    high: float
+    at: int
+
+    def __call__(self, step: int) -> float:
+        return self.high if step >= self.at else self.low
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """`then`, reached in `steps` equal rises: then(step)·(step + 1)/steps for step < steps (never 0)."""
 

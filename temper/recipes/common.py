@@ -98,7 +98,7 @@ def train_on(
     return Run(
         name=name,
         env=env,
-        curriculum=Shuffled(train, attempts, seed, also),
+        curriculum=m.curriculum(train, attempts, seed) if m.curriculum else Shuffled(train, attempts, seed, also),
         roles=dict.fromkeys(getattr(env, "roles", ("solver",)), policy),
         on_group=[*judges, *m.on_group],
         on_batch=m.on_batch,

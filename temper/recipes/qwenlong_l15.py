@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from temper.methods.objectives.qwenlong_l15 import balanced
 from temper.methods.objectives.qwenlong_l15 import qwenlong_l15 as method
 from temper.recipe import extends
 from temper.recipes.common import post_train
@@ -17,7 +16,6 @@ def qwenlong_l15(
     high: float = 0.6,
     attempts: int = 16,
     minibatches: int = 1,
-    seed: int = 0,
     **options: Any,
 ) -> Run:
     """Equal draws and a scale of its own for every task source, and entropy-controlled negatives (QwenLong-L1.5 2025).
@@ -26,13 +24,8 @@ def qwenlong_l15(
     high         entropy above which only right ones do
     attempts     attempts at each task
     minibatches  optimiser steps on each batch
-    seed         of everything that is drawn
     """
-    run = post_train(
+    return post_train(
         lambda policy: method(policy, low=low, high=high, minibatches=minibatches), name="qwenlong-l15",
-        attempts=attempts, seed=seed, **options,
+        attempts=attempts, **options,
     )  # fmt: skip
-    tasks: Any = getattr(run.curriculum, "tasks", ())
-    if isinstance(tasks, list):  # a bundled suite has its sources in turn already
-        run.curriculum = balanced(tasks, attempts, seed)
-    return run

@@ -104,6 +104,8 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
         lambda level, n: Task(f"l{level}/{n}", "?"), levels=3, bar=0.1, window=2, attempts=2
     ),
     "demonstrations.AddDemonstration": lambda model: PARTS["demonstrations.AddDemonstration"](opened(model)),
+    "domains.AdaptiveDomains": lambda: PARTS["domains.AdaptiveDomains"](toy_tasks(), 2, after=2),
+    "domains.Phased": lambda: PARTS["domains.Phased"](toy_tasks(), (6, 400), 4, 2),
     "drafters.TrainDrafter": drafting,
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "gold.GoldBehind": lambda model: PARTS["gold.GoldBehind"](opened(model)),
@@ -120,6 +122,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),
     "schedules.Linear": lambda: PARTS["schedules.Linear"](1.0, 0.0, 10),
     "schedules.Cosine": lambda: PARTS["schedules.Cosine"](1.0, 0.0, 10),
+    "schedules.StepAt": lambda: PARTS["schedules.StepAt"](0.0, 1.0, 3),
     "schedules.WarmUp": lambda: PARTS["schedules.WarmUp"](0.5, 10),
     "score_norms.GradientNorms": lambda model: PARTS["score_norms.GradientNorms"](opened(model), "wte"),
     "score_norms.ScoreNorm": lambda model: attended(model, PARTS["score_norms.ScoreNorm"]()),

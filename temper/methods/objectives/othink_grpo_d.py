@@ -15,7 +15,6 @@ policy back to where it began: watch the reward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from temper.errors import UserError
@@ -24,7 +23,7 @@ from temper.objective import Coefficient, Term, seq_mean_token_mean
 from temper.parts.advantages import Advantage
 from temper.parts.kl import KL, Estimator, k3, towards
 from temper.parts.losses import Clip
-from temper.parts.schedules import Cosine, Linear
+from temper.parts.schedules import Cosine, Linear, StepAt
 
 SLUG = "othink-grpo-d"
 TITLE = "OThink-MR1 (GRPO-D)"
@@ -34,18 +33,6 @@ HOOKS = ("loss",)
 RECIPE = "othink-grpo-d"
 
 Shape = Literal["linear", "cosine", "step"]
-
-
-@dataclass(frozen=True)
-class StepAt:
-    """`low` before the optimiser step `at`, then `high`."""
-
-    low: float
-    high: float
-    at: int
-
-    def __call__(self, step: int) -> float:
-        return self.high if step >= self.at else self.low
 
 
 def rising(low: float, high: float, steps: int, shape: Shape = "linear") -> Callable[[int], float]:

@@ -45,11 +45,17 @@ FAMILY = "objectives"
 HOOKS = ("curriculum", "advantage", "gate")
 RECIPE = "qwenlong-l15"
 
+GENERATED = 50_000  # tasks; so many are made when they are asked for
 TRUSTED = Column("trusted", TOKEN, boolean, "credit that the policy's entropy lets through")
 
 
 def balanced(tasks: Sequence[Task], attempts: int, seed: int) -> Curriculum:
-    """Equal shares of every source, each in its own shuffled order, begun again when it is used up."""
+    """Equal shares of every source, each in its own shuffled order, begun again when it is used up.
+
+    Long generated sequences (a bundled suite) have their sources in turn already: they are only shuffled.
+    """
+    if len(tasks) > GENERATED:
+        return Shuffled(tasks, attempts, seed)
     by_source: dict[str, list[Task]] = {}
     for task in tasks:
         by_source.setdefault(task.source, []).append(task)
@@ -107,4 +113,5 @@ def qwenlong_l15(
         on_batch=[Advantage(scale=SourceStd()), Read(policy, {OLD_ENTROPY: ENTROPY}), EntropyGate(low, high)],
         terms=[Term("policy", Clip(clip, clip), per=token_mean, where=TRUSTED)],
         minibatches=minibatches,
+        curriculum=balanced,
     )
