@@ -62,7 +62,7 @@ class AddDemonstration:
         first = b.select(torch.arange(b.size(TRAJECTORY)) == 0)
         shown = await judged(Batch.of([self._shown(to_episodes(first)[0], text)]), self.judges)
         made = Batch.of([*([] if self.replace else to_episodes(b)), *to_episodes(shown)])
-        return _with_columns_of(b, made)
+        return with_columns_of(b, made)
 
     def _shown(self, attempt: Episode, text: str) -> Episode:
         """The demonstration as another play of the same request."""
@@ -77,7 +77,7 @@ class AddDemonstration:
         return Episode(made.task, made.turns, made.trajectories, attempt.request, attempt.split)
 
 
-def _with_columns_of(b: Batch, made: Batch) -> Batch:
+def with_columns_of(b: Batch, made: Batch) -> Batch:
     """`made` with the number columns of `b` that nobody in it has: absent (NaN) throughout."""
     for c in b.columns:
         if c.dtype == floating and c not in made and (c.name == BEHAVIOUR.name or c.name.startswith(REWARD.name)):

@@ -138,6 +138,8 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("apriel-reasoner", "shares"): {"domains": ("rows",), "shares": (0.5,)},
     ("qwenlong-l1", "caps"): {"caps": (40, 400)}, ("qwenlong-l1", "phase"): {"caps": (40, 400), "phase": 3},
     ("qwenlong-l1", "retrospective"): {"caps": (40, 400), "retrospective": 0.5},
+    **{("expo", n): {"cold_start": 3, n: v} for n, v in (("out", Path("elsewhere")), ("cold_start_lr", 0.5))},
+    ("expo", "dpo_beta"): {"form": "dpo", "dpo_beta": 0.5}, ("expo", "hint"): {"hint": "It is {answer}."},
     ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
