@@ -159,6 +159,7 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
         ("meet", Path("swarm")), ("node", "b"), ("nodes", 5), ("wait", 5.0))},
     **{("sop", n): {n: v} for n, v in (
         ("folder", Path("elsewhere")), ("tasks", ("mirror",)), ("fixed", 0.5), ("model", "temper-tiny-random"))},
+    ("relax", "cap"): {"cap": 0.5, "staleness": 2},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards

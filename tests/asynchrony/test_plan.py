@@ -1,0 +1,80 @@
+"""Forecasts against simulations, and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from temper.backends.base import SamplingParams
+from temper.cli import main
+from temper.errors import UserError
+from temper.methods.objectives.grpo import grpo
+from temper.objective import Update
+from temper.parts.curricula import Generated
+from temper.simulate import Lognormal, World, simulate
+from temper.simulate.plan import Device, Load, error, forecast, world_of
+from temper.sync import SYNC
+from temper.tasks.task import Task
+from tests.core.test_invariants import small
+from tests.seams import toys
+
+
+def test_a_forecast_by_hand() -> None:
+    """4 answers on 2 slots, 10 s each: 20 s; judged in 2 s a group at a time; trained in 4 s; 1 s for new weights."""
+    world = World(samplers=1, slots=2, token=1.0, judge=1.0, train=0.1, transfer=1.0)
+    load = Load(groups=2, attempts=2, tokens=10.0, prompt=1.0)
+    streamed = forecast(world, load, 0)
+    assert streamed.seconds == pytest.approx(20 + 2 + 2 + 1)  # the first group is judged and trained behind the second
+    assert streamed.idle == pytest.approx({"samplers": 1 - 20 / 25, "learners": 1 - 4 / 25, "judges": 1 - 4 / 25})
+    apart = World(**{**vars(world), "streamed": False})
+    assert forecast(apart, load, 0).seconds == pytest.approx(20 + 4 + 4 + 1)
+    assert forecast(world, load, 1).seconds == pytest.approx(20.0)  # samplers never wait
+
+
+WORLDS: list[dict[str, Any]] = [
+    {"samplers": 2, "slots": 4, "train": 0.05, "learners": 1},
+    {"samplers": 1, "slots": 8, "train": 0.2, "learners": 2, "judge": 2.0, "judges": 2},
+]
+
+
+def test_forecasts_are_close_to_simulations(toy_model: str) -> None:
+    """Of two worlds at staleness 0 and 2, with stragglers; answers of 8 tokens."""
+    predicted, measured = [], []
+    for fields in WORLDS:
+        world = World(token=1.0, tail=Lognormal(0.6), **fields)
+        for ahead in (0, 2):
+            policy = toys.policy(toy_model)
+            m = grpo(policy)
+            run = small(
+                toy_model, policy=policy, curriculum=Generated(lambda k: Task(f"t{k}", "ab"), 4), steps=8, groups=4,
+                sampling=SamplingParams(max_tokens=8, allowed=(97, 98, 99)), on_group=[toys.ShareOf(), *m.on_group],
+                updates=[Update(policy, m.terms)], ahead=ahead, sync=SYNC["resume"], transcripts_every=0,
+            )  # fmt: skip
+            seconds = simulate(run, world).seconds[3:]
+            measured.append(sum(seconds) / len(seconds))
+            seeds = [forecast(world, Load(4, 4, 8.0, 1.0), ahead, seed=s).seconds for s in range(8)]
+            predicted.append(sum(seeds) / len(seeds))
+    print([f"{p:.1f}/{m:.1f}" for p, m in zip(predicted, measured)])
+    assert error(predicted, measured) < 0.12
+
+
+def test_sizes_make_a_world() -> None:
+    """7 B in bfloat16: 14 GB read at 3.3 TB/s are 4.2 ms a token; 42 GFLOPs a trained token at 40 % of 990 TFLOP/s."""
+    world = world_of(7e9, 4, 8, Device(), slots=1)
+    assert world.token == pytest.approx(14e9 / 3.3e12 + 14e9 / 396e12) and world.train == pytest.approx(42e9 / 396e12)
+    assert world.transfer == pytest.approx(14e9 / 50e9)
+    half = world_of(7e9, 4, 8, Device(), slots=1, group=2)
+    assert half.token == pytest.approx(world.token / 2)
+    with pytest.raises(UserError, match="a model has some parameters, got 0"):
+        world_of(0, 1, 1, Device())
+    with pytest.raises(UserError, match="a step has at least one group"):
+        Load(groups=0)
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--parameters", "7", "--samplers", "1000", "--learners", "1000", "--groups", "512"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[1].split()[0] == "0" and lines[1].split()[2] == "1.00×"
+    speeds = [float(line.split()[2][:-1]) for line in lines[1:]]
+    assert speeds == sorted(speeds) and speeds[-1] > 1.2
