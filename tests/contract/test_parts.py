@@ -104,9 +104,13 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
         lambda level, n: Task(f"l{level}/{n}", "?"), levels=3, bar=0.1, window=2, attempts=2
     ),
     "demonstrations.AddDemonstration": lambda model: PARTS["demonstrations.AddDemonstration"](opened(model)),
+    "difficulty.Augment": lambda model: PARTS["difficulty.Augment"](opened(model)),
     "domains.AdaptiveDomains": lambda: PARTS["domains.AdaptiveDomains"](toy_tasks(), 2, after=2),
     "domains.Phased": lambda: PARTS["domains.Phased"](toy_tasks(), (6, 400), 4, 2),
     "drafters.TrainDrafter": drafting,
+    "explanations.SelfExplain": lambda model: PARTS["explanations.SelfExplain"](
+        opened(model), [ToyReward()], shortest=0, right=-9.0, refresh=9, sampling=SHORT
+    ),
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "gold.GoldBehind": lambda model: PARTS["gold.GoldBehind"](opened(model)),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
