@@ -12,9 +12,24 @@ from temper import streams
 from temper.carrier import Batch
 from temper.columns import REWARD, TASK, TRAJECTORY
 from temper.errors import UserError
-from temper.parts.curricula import Shuffled
-from temper.request import Request
+from temper.parts.curricula import Mixture, Shuffled
+from temper.request import Curriculum, Request
 from temper.tasks.task import Task
+
+GENERATED = 50_000  # tasks; so many are made when they are asked for
+
+
+def balanced(tasks: Sequence[Task], attempts: int, seed: int) -> Curriculum:
+    """Equal shares of every source, each in its own shuffled order, begun again when it is used up.
+
+    Long generated sequences (a bundled suite) have their sources in turn already: they are only shuffled.
+    """
+    if len(tasks) > GENERATED:
+        return Shuffled(tasks, attempts, seed)
+    by_source: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_source.setdefault(task.source, []).append(task)
+    return Mixture([(1.0, Shuffled(mine, attempts, seed + n)) for n, mine in enumerate(by_source.values())])
 
 
 @dataclass

@@ -33,7 +33,7 @@ def qwenlong_l1(
     max_tokens     longest answer, in tokens
     minibatches    optimiser steps on each batch
     """
-    names = tuple(r.__name__ for r in rewards_from(reward)) if len(reward) > 1 else ()
+    names = tuple(r.name for r in rewards_from(reward)) if len(reward) > 1 else ()
     return post_train(
         lambda policy: method(
             policy, parts=names, caps=caps, requests=phase * groups, retrospective=retrospective,

@@ -140,6 +140,8 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("qwenlong-l1", "retrospective"): {"caps": (40, 400), "retrospective": 0.5},
     **{("expo", n): {"cold_start": 3, n: v} for n, v in (("out", Path("elsewhere")), ("cold_start_lr", 0.5))},
     ("expo", "dpo_beta"): {"form": "dpo", "dpo_beta": 0.5}, ("expo", "hint"): {"hint": "It is {answer}."},
+    ("reg-grpo", "window"): {"augment": True, "window": 5},
+    ("qwenlong-l1", "reward"): {"reward": ("exact_match", "number_match")},
     ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},

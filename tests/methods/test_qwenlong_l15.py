@@ -11,8 +11,9 @@ import torch
 
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, REWARD, TOKEN, TRAJECTORY
-from temper.methods.objectives.qwenlong_l15 import TRUSTED, EntropyGate, SourceStd, balanced, qwenlong_l15
+from temper.methods.objectives.qwenlong_l15 import TRUSTED, EntropyGate, SourceStd, qwenlong_l15
 from temper.parts.advantages import Advantage, BatchStd
+from temper.parts.domains import balanced
 from temper.parts.logprobs import OLD_ENTROPY
 from temper.tasks.task import Task
 from tests.core.hand import chain

@@ -20,7 +20,6 @@ model merging.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +31,9 @@ from temper.columns import ADVANTAGE, ENTROPY, TASK, TOKEN, Column, boolean
 from temper.method import Method
 from temper.objective import Term, token_mean
 from temper.parts.advantages import Advantage
-from temper.parts.curricula import Mixture, Shuffled
+from temper.parts.domains import balanced
 from temper.parts.logprobs import OLD_ENTROPY, Read
 from temper.parts.losses import Clip
-from temper.request import Curriculum
-from temper.tasks.task import Task
 
 SLUG = "qwenlong-l15"
 TITLE = "QwenLong-L1.5"
@@ -45,21 +42,7 @@ FAMILY = "objectives"
 HOOKS = ("curriculum", "advantage", "gate")
 RECIPE = "qwenlong-l15"
 
-GENERATED = 50_000  # tasks; so many are made when they are asked for
 TRUSTED = Column("trusted", TOKEN, boolean, "credit that the policy's entropy lets through")
-
-
-def balanced(tasks: Sequence[Task], attempts: int, seed: int) -> Curriculum:
-    """Equal shares of every source, each in its own shuffled order, begun again when it is used up.
-
-    Long generated sequences (a bundled suite) have their sources in turn already: they are only shuffled.
-    """
-    if len(tasks) > GENERATED:
-        return Shuffled(tasks, attempts, seed)
-    by_source: dict[str, list[Task]] = {}
-    for task in tasks:
-        by_source.setdefault(task.source, []).append(task)
-    return Mixture([(1.0, Shuffled(mine, attempts, seed + n)) for n, mine in enumerate(by_source.values())])
 
 
 @dataclass(frozen=True)
