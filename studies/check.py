@@ -138,7 +138,7 @@ def verdict(measures: Sequence[Measure], figures: dict[str, list[dict[str, float
             "against": m.against,
             "other": mean(y for _, y in pairs),
         }
-        rows.append({"text": m.text, "figure": m.figure, **arms, **gap, "held": held})
+        rows.append({"text": m.text, "figure": m.figure, **arms, **gap, "held": held, "lower": m.lower})
     held = sum(r["held"] for r in rows)
     outcome = "reproduced" if held == len(rows) else "partly reproduced" if held else "not reproduced"
     return {"measures": rows, "outcome": outcome}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import check, claim, comparison, index
+from studies import check, claim, comparison, gallery, index
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "docs" / "claims").glob("*.json"))
@@ -35,6 +35,13 @@ def test_outcome_is_what_the_runs_say(path: Path) -> None:
 
 def test_the_list_of_claims_is_current() -> None:
     assert (ROOT / "docs" / "claims" / "README.md").read_text() == index.page()
+
+
+def test_the_gallery_is_current() -> None:
+    assert gallery.PAGE.read_text() == gallery.page(), "run python -m studies.gallery"
+    drawn = {f.stem: f.read_text() for f in gallery.PLOTS.glob("*.svg")}
+    claimed = {e.name: gallery.claim(e.name) for e in gallery.entries()}
+    assert drawn == {name: gallery.plot(data) for name, data in claimed.items() if data}
 
 
 def test_an_interval_by_hand() -> None:
