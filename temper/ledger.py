@@ -5,7 +5,8 @@ Tokens   sampled: drawn by a policy that plays a role, dropped attempts included
 Calls    judge: samples of policies without a role; tool: as attempts that ended have noted them
 FLOPs    of the matrix products and of attention, 2 for a multiplication with its addition, from the shapes of the model
          and the positions that each token attends to. A context that several attempts share counts once, as it is
-         computed. Not counted: padding, element-wise operations, and what is computed again to save memory
+         computed; what an update leaves out, as nothing learns from it, does not. Not counted: padding, element-wise
+         operations, and what is computed again to save memory
 Seconds  of the steps, by stage; environment: of attempts outside of sampling (tools, simulators) and of rewards, added
          up over those that go on together; idle: while no sampler and no learner had work. These depend on the machine
 
@@ -26,12 +27,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from temper.backends.local import computed
 from temper.carrier import Batch
 from temper.columns import TOKEN
 from temper.episode import Episode
 from temper.errors import UserError, unknown
 from temper.models import layout
 from temper.models.load import plain
+from temper.objective import Term
 
 UNBOUNDED = 1_000_000  # steps of a run that a budget ends
 COUNTED = (
@@ -160,15 +163,15 @@ class Ledger:
             with self._models.inside():
                 return read(batch, *args, **options)
 
-        def counted_update(batch: Batch, *args: Any, **options: Any) -> Any:
+        def counted_update(batch: Batch, terms: list[Term], *args: Any, **options: Any) -> Any:
             self._add("trained_tokens", batch.size(TOKEN))
             self._add("optimiser_steps", 1)
             if shape is not None:
-                size = work(batch, flat)
+                size = work(computed(batch, [(t, t.weights(batch)) for t in terms]), flat)
                 self._flops(shape.forward(*size))
                 self._add("backward_flops", shape.backward(*size))
             with self._models.inside():
-                return update(batch, *args, **options)
+                return update(batch, terms, *args, **options)
 
         sampler.sample, learner.read, learner.update = counted_sample, counted_read, counted_update
 

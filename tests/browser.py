@@ -94,6 +94,15 @@ class Browser:
                 return answer["result"]
             self.note(answer)
 
+    def cpu(self) -> float:
+        """CPU seconds of all of the browser's processes so far."""
+        session, self.session = self.session, None
+        try:
+            processes = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        finally:
+            self.session = session
+        return float(sum(p["cpuTime"] for p in processes))
+
     def next(self, deadline: float) -> dict[str, Any]:
         """The next message."""
         while b"\0" not in self.buffer:

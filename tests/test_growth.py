@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from temper.episode import Episode, Recorder
 from temper.models.plan import Unit, plan_of, planned
 from temper.report import Reporter
 from temper.tasks.task import Task
+from tests.browser import Browser, find_chromium
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
@@ -40,6 +42,26 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     for curve in growth.CURVES:
         assert curve.name in text and curve.name in drawn and curve.name in said
     assert drawn.count("<polyline") == len(growth.CURVES)
+
+
+def test_a_browser_opens_ten_thousand_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly more than eighty take: the page holds a bounded part of the transcripts (`-s` shows the figures)."""
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip("no Chromium on this machine: the page is not opened in a browser")
+    monkeypatch.setattr(growth, "_scratch", SimpleNamespace(name=str(tmp_path)))
+    cpu = {}
+    for n in (80, 10_000):
+        growth._page_of_episodes(n)()
+        page = tmp_path / f"episodes-{n}" / "report.html"
+        with Browser(binary) as browser:
+            before = browser.cpu()
+            browser.open(page)
+            cpu[n] = browser.cpu() - before
+            shown = browser.js("performance.getEntriesByType('navigation')[0].loadEventEnd")
+            assert browser.errors == []
+        print(f"{n} episodes: {page.stat().st_size:,} bytes, {cpu[n]:.2f} CPU s, loaded after {shown:.0f} ms")
+    assert cpu[10_000] < 5 * cpu[80] + 1
 
 
 def test_more_than_linear_is_said() -> None:

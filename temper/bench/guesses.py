@@ -1,8 +1,8 @@
 """What guessing the next tokens saves: passes of the model and CPU seconds with n-gram drafts over those without.
 
-Both sides sample the same requests with the same random numbers, in turn; tokens have to be the same. The cost model of
-`temper.backends.speculate` is tried with a drafter that knows the answers: CPU seconds of a pass against the columns that
-it computes give the number of columns that cost as much as the pass itself (`knee`).
+Both sides sample the same requests with the same random numbers, in turn; tokens have to be the same. The cost model
+of `temper.backends.speculate` is tried with a drafter that knows the answers: CPU seconds of a pass against the columns
+that it computes give the number of columns that cost as much as the pass itself (`knee`).
 """
 
 from __future__ import annotations

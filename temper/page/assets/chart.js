@@ -24,7 +24,9 @@ function between(xs, ys) {
     return ys[lo] + ((ys[hi] - ys[lo]) * (x - xs[lo])) / (xs[hi] - xs[lo]);
   };
 }
+const apart = (lo, hi) => hi - lo > 1e-9 * Math.max(Math.abs(lo), Math.abs(hi)); // by more than rounding
 const ticks = (lo, hi, about) => {
+  if (!apart(lo, hi)) return [lo];
   const raw = (hi - lo) / about || 1, power = 10 ** Math.floor(Math.log10(raw));
   const size = [1, 2, 2.5, 5, 10].map((m) => m * power).find((m) => m >= raw);
   const first = Math.ceil(lo / size - 1e-9), list = [];
@@ -145,9 +147,9 @@ class Chart {
     if (this.bounds && !this.log) ys.push(...this.bounds);
     let [x0, x1] = [Math.min(...xs), Math.max(...xs)], [y0, y1] = [Math.min(...ys), Math.max(...ys)];
     if (!isNumber(y0)) [y0, y1] = [0, 1];
-    if (x0 === x1) [x0, x1] = [x0 - 1, x1 + 1];
-    if (this.log) { if (y0 === y1) [y0, y1] = [y0 / 2, y1 * 2]; return [x0, x1, y0, y1]; }
-    if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) / 2 || 1), y1 + (Math.abs(y1) / 2 || 1)];
+    if (!apart(x0, x1)) [x0, x1] = [x0 - 1, x1 + 1];
+    if (this.log) { if (!apart(y0, y1)) [y0, y1] = [y0 / 2, y1 * 2]; return [x0, x1, y0, y1]; }
+    if (!apart(y0, y1)) [y0, y1] = [y0 - (Math.abs(y0) / 2 || 1), y1 + (Math.abs(y1) / 2 || 1)];
     const pad = 0.04 * (y1 - y0), fixed = (v) => (this.bounds || []).includes(v) || (this.stack && v === 0);
     return [x0, x1, fixed(y0) ? y0 : y0 - pad, fixed(y1) ? y1 : y1 + pad];
   }
