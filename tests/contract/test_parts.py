@@ -131,6 +131,9 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "score_norms.GradientNorms": lambda model: PARTS["score_norms.GradientNorms"](opened(model), "wte"),
     "score_norms.ScoreNorm": lambda model: attended(model, PARTS["score_norms.ScoreNorm"]()),
     "second_opinion.SecondOpinion": lambda: PARTS["second_opinion.SecondOpinion"](ToyReward()),
+    "segments.SegmentCredit": lambda model: PARTS["segments.SegmentCredit"](
+        opened(model), [ToyReward()], every=1, continuations=2, from_prompt=True, sampling=SHORT
+    ),
     "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
     "steps.StepGroup": lambda model: PARTS["steps.StepGroup"](opened(model), ToolUse(), 2, sampling=SHORT),
     "values.ReadValue": lambda: values.ReadValue(ready_head()),
