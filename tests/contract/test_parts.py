@@ -116,6 +116,8 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
     "losses.Weighted": lambda: losses.Weighted(losses.Clip(), (ratios.TIS_WEIGHT,)),
     "losses.OffPolicyMask": lambda: losses.OffPolicyMask(losses.Clip()),
+    "process_rewards.ProcessRewards": lambda model: PARTS["process_rewards.ProcessRewards"](opened(model)),
+    "process_rewards.Steps": lambda model: PARTS["process_rewards.Steps"](opened(model)),
     "probes.HeldOutLoss": lambda: PARTS["probes.HeldOutLoss"](toy_tasks(), every=2),
     "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
     "duels.Duel": lambda: PARTS["duels.Duel"](Policy(), toy_tasks(), every=2),
