@@ -40,7 +40,7 @@ from temper.run import Run
 from temper.supervision import Faults
 from temper.tasks.task import Task
 
-ROLES = {"sampler": "sampler", "learner": "learner", "environment": "environment", "reward": "reward", "bus": "bus"}
+GANGS = ("learner", "bus")
 CLOCK = ("timing_s/", "perf/", "faults/", "sampler/", "tail/")  # metrics that tell what happened, or how fast
 ROOT = Path(__file__).parents[1]
 
@@ -83,6 +83,9 @@ def made(model: str, out: Path, steps: int, seed: int = 0) -> Run:
 class Killer:
     """Kills processes of `ray` as planned: [(number, step, seconds after its start, role)].
 
+    A step is not over before the kills of the steps before it are done, so that none is left out where restarts take
+    long; but a learner or a bus that is dead already comes back at the run's next call only.
+
     log  of the kills, which outlives the driver
     """
 
@@ -98,10 +101,16 @@ class Killer:
         self.killed = 0
 
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
-        while any(at < self.step for _, at, _, _ in self.left):
+        while self._due():
             await asyncio.sleep(0.05)
         self.step = step
         return {}
+
+    def _due(self) -> bool:
+        if not self.left:
+            return False
+        _, at, _, role = self.left[0]
+        return at < self.step and (role not in GANGS or bool(self._alive(role)))
 
     def start(self) -> None:
         threading.Thread(target=self._go, daemon=True).start()
@@ -116,16 +125,22 @@ class Killer:
                 time.sleep(0.05)
             self.left.pop(0)
 
-    def _kill(self, number: int, role: str) -> bool:
-        alive = [w for w in self.ray.where() if w["who"].startswith(role) and w["pid"] not in self.dead]
+    def _alive(self, role: str) -> list[dict[str, Any]]:
         if role == "driver":
-            alive = [{"who": role, "pid": os.getpid()}]
+            return [{"who": role, "pid": os.getpid()}]
+        return [w for w in self.ray.where() if w["who"].startswith(role) and w["pid"] not in self.dead]
+
+    def _kill(self, number: int, role: str) -> bool:
+        alive = self._alive(role)
         if not alive:
             return False
         victim = alive[number % len(alive)]
         if role == "driver":
             self._note(number, role, victim)
-        os.kill(victim["pid"], signal.SIGKILL)
+        try:
+            os.kill(victim["pid"], signal.SIGKILL)
+        except ProcessLookupError:
+            return False
         self._note(number, role, victim)
         return True
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import shutil
@@ -101,7 +102,7 @@ class Ray:
         for stage in (*run.on_group, *run.on_batch):
             if self.rewards and isinstance(stage, Rewards) and stage.functions:
                 judged = (stage.pool.functions, stage.pool.timeout)
-                stage.pool = RayPool(self._crew("reward", "reward actor", judged, self.rewards))  # type: ignore[assignment]
+                stage.pool = RayPool(self._crew("reward", "reward actor", judged, self.rewards))
         if self.bus:
             here = run.bus.bus
             run.bus = Line(RayBus(lambda: self._bus((here.consumers, here.capacity))))
@@ -121,7 +122,8 @@ class Ray:
         modules = list(modules)
         seed, bundles = torch.initial_seed(), self._bundles(policy)
         here = replace(policy, backend=None, learners=1, sharding=None)
-        crew = self._crew("sampler", f"sampler of {policy.name!r}", (here, [], seed), self.samplers, bundles)
+        samplers = self.samplers if policy.trainable else 1
+        crew = self._crew("sampler", f"sampler of {policy.name!r}", (here, [], seed), samplers, bundles)
         if policy.trainable:
             crew.hire()  # they start while the learner does
         learner = self._learner(policy, modules, seed, bundles)
@@ -141,7 +143,7 @@ class Ray:
         body = RankBody if sharded else LearnerBody
 
         def make() -> list[Any]:
-            return [self._actor(body, blob, bundles("learner", n)) for n in range(many)]
+            return [self._actor(body, blob, bundles(True)) for _ in range(many)]
 
         gang = Gang(f"learner of {policy.name!r}", make, self.supervisor, self.folder, self.journal)
         self._gangs.append(gang)
@@ -171,11 +173,10 @@ class Ray:
         from temper.backends.ray_pack import pack
 
         body = {"sampler": bodies.SamplerBody, "environment": bodies.EnvironmentBody, "reward": RewardBody}[role]
-        number = iter(range(1 << 30))
 
         def make() -> Any:
             self._connect(None)
-            return self._actor(body, pack(what), bundles(role, next(number) % size) if bundles else {})
+            return self._actor(body, pack(what), bundles(len(crew.present) < size) if bundles else {})
 
         crew = Crew(role, title, make, size, self.supervisor)
         self._crews.append(crew)
@@ -187,7 +188,8 @@ class Ray:
         import ray
 
         threads = max(1, int(self.cpus)) if not self._started else torch.get_num_threads()
-        made = ray.remote(concurrency_groups={"beat": 1})(body)
+        remote: Any = ray.remote
+        made = remote(concurrency_groups={"beat": 1})(body)
         asked = {"num_cpus": 0 if self._started else self.cpus, "max_restarts": 0, "max_task_retries": 0, **options}
         if body.__name__ not in ("LearnerBody", "RankBody", "BusBody"):
             asked["max_concurrency"] = 10_000  # coroutines
@@ -221,16 +223,16 @@ class Ray:
             said = str(error).splitlines()[0]
             raise UserError(f"no Ray cluster answers at {self.address!r} ({said}): start one with ray start --head")
 
-    def _bundles(self, policy: Policy) -> Callable[[str, int], dict[str, Any]]:
-        """(role, number) -> options that put an actor into its bundle."""
-        import ray
-        from ray.util.placement_group import placement_group
+    def _bundles(self, policy: Policy) -> Callable[[bool], dict[str, Any]]:
+        """Options that put an actor into a free bundle of the policy's, or (more than planned) anywhere."""
+        from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        ray: Any = importlib.import_module("ray")
         gpus = self.gpus if ray.cluster_resources().get("GPU") and policy.device != "cpu" else 0.0
         cpus = 0.0 if self._started else self.cpus
         if not (gpus or cpus):
-            return lambda role, number: {}
+            return lambda planned: {}
         shared = self.colocate and policy.trainable
         samplers = self.samplers if policy.trainable else 1
         pairs = max(self.learners, samplers)
@@ -241,18 +243,17 @@ class Ray:
             has, free = ray.cluster_resources(), ray.available_resources()
             have = ", ".join(f"{free.get(k, 0):g} of {has.get(k, 0):g} {k} free" for k in ("CPU", "GPU") if has.get(k))
             wants = ", ".join(f"{sum(b.get(k, 0) for b in bundles):g} {k}" for k in ("CPU", "GPU") if k in bundles[0])
-            ray.util.remove_placement_group(group)
+            remove_placement_group(group)
             raise UserError(
                 f"policy {policy.name!r} needs {wants} for {self.learners} learners and {samplers} samplers, and the "
                 f"cluster has {have}: fewer actors, or fewer --actor-cpus"
             )
         self._groups.append(group)
 
-        def options(role: str, number: int) -> dict[str, Any]:
-            at = number if shared or role == "learner" else self.learners + number
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=at)
+        def options(planned: bool) -> dict[str, Any]:
             share = gpus / 2 if shared else gpus
-            return {"num_cpus": cpus, "num_gpus": share, "scheduling_strategy": strategy}
+            where = {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)} if planned else {}
+            return {"num_cpus": cpus, "num_gpus": share, **where}
 
         return options
 

@@ -180,7 +180,8 @@ class RankBody:
         self.answer: Any = None
 
     def about(self) -> dict[str, Any]:
-        return where() | {"address": ray.util.get_node_ip_address(), "port": free_port()}
+        node: Any = ray.util
+        return where() | {"address": node.get_node_ip_address(), "port": free_port()}
 
     def join(self, rank: int, world: int, address: str, timeout: float, device: str) -> None:
         """Make the process group. address: host and port of the first rank."""

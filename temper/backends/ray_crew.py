@@ -58,8 +58,10 @@ class Crew:
 
     def hire(self) -> list[Member]:
         """Create what is missing of `size` members, without waiting for them."""
-        new = [self._new() for _ in range(self.size - len(self._present()))]
-        self.members += new
+        new: list[Member] = []
+        while len(self.present) < self.size:
+            new.append(Member(Line(self.make(), f"{self.title} {next(self._numbers)}")))
+            self.members.append(new[-1])
         return new
 
     def open(self) -> dict[str, Any]:
@@ -73,6 +75,8 @@ class Crew:
                     self._drop(member)
                     if self.supervisor.fell(self.role, member.name, why.why) == SKIP:
                         self.size -= 1
+                    if self.size == 0:
+                        raise Exhausted(f"no {self.title} could be started: {why.why}")
                 else:
                     self.admit(member, about)
         return self.members[0].line.about
@@ -82,10 +86,9 @@ class Crew:
         member.line.about, member.state, member.pulse = about, SERVING, Pulse(self.faults)
         self._tell()
 
-    def _new(self) -> Member:
-        return Member(Line(self.make(), f"{self.title} {next(self._numbers)}"))
-
-    def _present(self) -> list[Member]:
+    @property
+    def present(self) -> list[Member]:
+        """Those who serve, or will."""
         return [m for m in self.members if m.state in (JOINING, SERVING)]
 
     async def join(self, count: int = 1) -> None:

@@ -30,7 +30,8 @@ class RewardBody:
         self.done = self.open = 0
 
     async def about(self) -> dict[str, Any]:
-        self.pool = Pool(*pickle.loads(self.given), 1)
+        functions, timeout = pickle.loads(self.given)
+        self.pool = Pool(functions, timeout, 1)
         return where()
 
     async def run(self, calls: list[Call]) -> list[list[Verdict]]:
