@@ -87,6 +87,10 @@ def attended(model: str, feature: Any) -> logprobs.Read:
     return logprobs.Read(opened(model), {Column("feature", TOKEN, floating, "of this file"): feature})
 
 
+def evaluated(model: str) -> Any:
+    return PARTS["self_evaluation.SelfEvaluation"](opened(model))
+
+
 # How a part is made that needs arguments; the others are made without. A function with a parameter gets a model.
 EXAMPLES: dict[str, Callable[..., Any]] = {
     "advantages.DecoupledAdvantage": lambda: advantages.DecoupledAdvantage({"a": 1.0, "b": 0.5}),
@@ -95,6 +99,9 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "attention.HeadDistance": lambda model: attended(model, attention.HeadDistance()),
     "attention.Rhythm": lambda model: attended(model, attention.Rhythm((0,), (1,))),
     "attention.Rhythms": lambda model: attention.Rhythms(opened(model)),
+    "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
+    "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
+    "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
     "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
     "curricula.Generated": lambda: curricula.Generated(made, 2),
     "curricula.Mixture": lambda: curricula.Mixture(
@@ -111,6 +118,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "explanations.SelfExplain": lambda model: PARTS["explanations.SelfExplain"](
         opened(model), [ToyReward()], shortest=0, right=-9.0, refresh=9, sampling=SHORT
     ),
+    "forced.Rescue": lambda model: PARTS["forced.Rescue"](opened(model), [ToyReward()], sampling=SHORT),
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "gold.GoldBehind": lambda model: PARTS["gold.GoldBehind"](opened(model)),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
@@ -133,6 +141,8 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "score_norms.GradientNorms": lambda model: PARTS["score_norms.GradientNorms"](opened(model), "wte"),
     "score_norms.ScoreNorm": lambda model: attended(model, PARTS["score_norms.ScoreNorm"]()),
     "second_opinion.SecondOpinion": lambda: PARTS["second_opinion.SecondOpinion"](ToyReward()),
+    "self_evaluation.Confidence": lambda model: PARTS["self_evaluation.Confidence"](evaluated(model)),
+    "self_evaluation.SelfEvaluation": lambda model: evaluated(model),
     "segments.SegmentCredit": lambda model: PARTS["segments.SegmentCredit"](
         opened(model), [ToyReward()], every=1, continuations=2, from_prompt=True, sampling=SHORT
     ),
@@ -248,6 +258,7 @@ def check_tally(part: Any) -> None:
 
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
+    "budget.NoProbe": check_signal,
     "kl.Adaptive": check_controller,
     "duels.Duel": check_probe,
     "noted.Noted": check_probe,

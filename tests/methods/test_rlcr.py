@@ -8,7 +8,8 @@ import math
 import pytest
 
 from temper.columns import ADVANTAGE, REWARD, TOKEN, TRAJECTORY
-from temper.methods.objectives.rlcr import ProperScore, calibration, rlcr, stated, weighted_majority
+from temper.methods.objectives.rlcr import ProperScore, rlcr, stated
+from temper.parts.calibration import calibration, weighted_majority
 from temper.parts.shaping import SHAPED
 from tests.methods.test_outcome_exploration import answered
 
