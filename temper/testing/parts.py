@@ -188,7 +188,7 @@ def _round(curriculum: Curriculum) -> list[Any]:
     for request in requests:
         assert request.attempts >= 1, f"{name} asks for {request.attempts} attempts at {request.task.id!r}"
         trace: Trace = set()
-        curriculum.observe(toy_group(request).traced(trace))
+        curriculum.observe(toy_group(request, getattr(curriculum, "reads", ())).traced(trace))
         extra = {n for _, n in trace} - known
         assert not extra, f"{name} reads {_names(extra)} without saying so in `reads`"
     return requests

@@ -90,15 +90,19 @@ def toy_batch(columns: Iterable[Column] = (), seed: int = 0) -> Batch:
     return b
 
 
-def toy_group(request: Request) -> Batch:
-    """The request as if it had been played and judged: one answer after another scores 0, ½, 0, ½ …"""
+def toy_group(request: Request, columns: Iterable[Column] = ()) -> Batch:
+    """The request as if it had been played and judged: one answer after another scores 0, ½, 0, ½ …
+
+    `columns` that it lacks are filled with random values.
+    """
     episodes = []
     for i in range(len(request.overrides())):
         record = Recorder(request.task)
         turn = record.sampled(_said(torch.Generator().manual_seed(i), 2), record.add((1, 2)))
         record.judge((0, turn), reward=(i % 2) / 2)
         episodes.append(replace(record.episode(), request=request.id, split=request.split))
-    return Batch.of(episodes)
+    b, g = Batch.of(episodes), torch.Generator().manual_seed(0)
+    return b.put_all({c: _values(c, b.size(c.level), g) for c in columns if c not in b})
 
 
 def _answers(g: torch.Generator) -> list[Any]:

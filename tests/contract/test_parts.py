@@ -102,6 +102,9 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
     "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
     "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
+    "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
+    "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
+    "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
     "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
     "curricula.Generated": lambda: curricula.Generated(made, 2),
     "curricula.Mixture": lambda: curricula.Mixture(
@@ -258,6 +261,7 @@ def check_tally(part: Any) -> None:
 
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
+    "budget.NoProbe": check_signal,
     "budget.NoProbe": check_signal,
     "kl.Adaptive": check_controller,
     "duels.Duel": check_probe,

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "gvm-raft": {"block": "wte", "phase": 2},
+    "gvm-raft": {"block": "wte", "phase": 2},
     "epicar": {"right": 0.3},
     "simpletir": {"mask_void": False}, "thor": {"tail": 0}, "rstar2-grpo-roc": {"keep": 2},  # a random model has no box
     "gymnasium": {"turns": 3}, "rlcr": {"lenient": True}, "gdpo": {"reward": ("exact_match", "think_format")},
@@ -142,6 +143,7 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("qwenlong-l1", "retrospective"): {"caps": (40, 400), "retrospective": 0.5},
     **{("expo", n): {"cold_start": 3, n: v} for n, v in (("out", Path("elsewhere")), ("cold_start_lr", 0.5))},
     ("expo", "dpo_beta"): {"form": "dpo", "dpo_beta": 0.5}, ("expo", "hint"): {"hint": "It is {answer}."},
+    ("gvm-raft", "block"): {"block": "attn"},
     ("gvm-raft", "block"): {"block": "attn"},
     ("reg-grpo", "window"): {"augment": True, "window": 5},
     ("qwenlong-l1", "reward"): {"reward": ("exact_match", "number_match")},
