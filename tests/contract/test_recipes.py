@@ -137,6 +137,9 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
         ("out", Path("elsewhere")), ("imitation", 5), ("imitation_lr", 0.5), ("share", 0.5), ("c", 0.5))},
     **{("rlcr", n): {"data": "quickstart", "eval_tasks": 1, n: v} for n, v in (
         ("out", Path("elsewhere")), ("cold_start", 5), ("cold_start_lr", 0.5))},
+    **{("sd-e2", n): {"data": "quickstart", "eval_tasks": 1, n: v} for n, v in (
+        ("out", Path("elsewhere")), ("cold_start", 5), ("cold_start_lr", 0.5))},
+    ("sd-e2", "embedder"): {"embedder": "elsewhere"},
     ("apriel-reasoner", "domains"): {"domains": ("rows",), "shares": (1.0,)},
     ("apriel-reasoner", "shares"): {"domains": ("rows",), "shares": (0.5,)},
     ("qwenlong-l1", "caps"): {"caps": (40, 400)}, ("qwenlong-l1", "phase"): {"caps": (40, 400), "phase": 3},
