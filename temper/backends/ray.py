@@ -102,7 +102,8 @@ class Ray:
         for stage in (*run.on_group, *run.on_batch):
             if self.rewards and isinstance(stage, Rewards) and stage.functions:
                 judged = (stage.pool.functions, stage.pool.timeout)
-                stage.pool = RayPool(self._crew("reward", "reward actor", judged, self.rewards))
+                pool: Any = RayPool(self._crew("reward", "reward actor", judged, self.rewards))
+                stage.pool = pool
         if self.bus:
             here = run.bus.bus
             run.bus = Line(RayBus(lambda: self._bus((here.consumers, here.capacity))))
@@ -115,7 +116,7 @@ class Ray:
         from temper.policy import BaseOf
 
         if isinstance(policy, BaseOf):
-            return RayBase(policy.policy.learner), _Unsampled(policy.name)  # type: ignore[arg-type]
+            return RayBase(policy.policy.learner), _Unsampled(policy.name)
         self._connect(policy)
         for crew in self._players:  # they start while the policy does
             crew.hire()

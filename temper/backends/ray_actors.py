@@ -331,7 +331,8 @@ class EnvironmentBody:
         async def ask(role: str, ids: tuple[int, ...], overrides: dict[str, Any]) -> Completion:
             nonlocal count
             number, count = count, count + 1
-            future = self.asked[key, number] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+            self.asked[key, number] = future
             out.put_nowait(("ask", number, role, ids, overrides))
             try:
                 return await future
