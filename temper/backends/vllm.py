@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from temper.backends import vllm_adapters
 from temper.backends.base import Ack, SamplingParams, Weights, check_prompt, fingerprint
 from temper.backends.local_sampler import _Request, _settle
 from temper.episode import Completion
@@ -57,6 +59,8 @@ class VLLM:
     eager      run the model as it is written; False compiles it, which takes minutes and pays off in long runs
     tolerance  largest difference between the engine's log-probs and the learner's after new weights (None: 1e-3, and
                0.5 in bfloat16); above it the run stops
+    lora       LoRA adapters are sent as adapters where vLLM takes them as they are (`temper.backends.vllm_adapters`);
+               False: merged into the weights that they adapt
     options    further fields of vLLM's EngineArgs, by name
     """
 
@@ -64,6 +68,7 @@ class VLLM:
     block: int = 32
     eager: bool = True
     tolerance: float | None = None
+    lora: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -97,6 +102,9 @@ class VLLMSampler:
         self._waiting: deque[_Served] = deque()
         self._running: list[_Served] = []
         self._driver: asyncio.Task[None] | None = None
+        self._rank = vllm_adapters.room(module) if settings.lora else None
+        self._adapters = tempfile.TemporaryDirectory(prefix="temper-lora-")
+        self._pushed = False  # the weights under the adapters, which do not change
         self._thread = ThreadPoolExecutor(1, "vllm")  # the engine is used from this thread only
         self._engine = self._thread.submit(self._open, max_rows).result()
         try:
@@ -117,28 +125,49 @@ class VLLMSampler:
         return Ack(version, served)
 
     def _push(self, weights: Weights) -> str:
-        """Hand the checkpoint over; the fingerprint of what arrived of `weights`."""
-        engine, whole = self._engine, checkpoint(self.module, weights)
-        trained = tuple(name for name in weights if name in whole)
-        engine.collective_rpc("start_weight_update")
-        engine.collective_rpc("update_weights", kwargs={"update_info": {"weights": whole, "trained": trained}})
-        engine.collective_rpc("finish_weight_update")
+        """Hand the checkpoint or the adapters over; the fingerprint of what arrived of `weights`."""
+        engine = self._engine
+        if self._rank is None:
+            served = self._whole(checkpoint(self.module, weights), weights)
+        else:
+            if not self._pushed:
+                self._whole(vllm_adapters.base(self.module), {})
+            self._pushed, given = True, weights or vllm_adapters.trained(self.module)
+            served = vllm_adapters.write(self.module, given, Path(self._adapters.name))
+            if not engine.add_lora(self._lora(load_inplace=True)):
+                raise RuntimeError("vLLM did not take the adapters")
         if not engine.reset_prefix_cache(reset_running_requests=True):
             raise RuntimeError("vLLM did not forget what it had computed with the old weights")
-        gap = self._gap()
+        gap = self._gap(weights)
         if not gap <= self.tolerance:
             raise UserError(
                 f"vLLM serves another model than the learner's: their log-probs differ by up to {gap:.2g} "
                 f"(tolerance {self.tolerance:g})"
             )
+        return served
+
+    def _whole(self, whole: Weights, weights: Weights) -> str:
+        """All weights through vLLM's weight transfer."""
+        engine, trained = self._engine, tuple(name for name in weights if name in whole)
+        engine.collective_rpc("start_weight_update")
+        engine.collective_rpc("update_weights", kwargs={"update_info": {"weights": whole, "trained": trained}})
+        engine.collective_rpc("finish_weight_update")
         arrived: str = engine.collective_rpc(_fingerprint)[0]
         return arrived if len(trained) == len(weights) else fingerprint(weights.items())  # adapters were merged
 
-    def _gap(self) -> float:
+    def _lora(self, **options: Any) -> Any:
+        """What names the adapters to vLLM; None where there are none of their own."""
+        if self._rank is None or not self._pushed:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(vllm_adapters.NAME, 1, self._adapters.name, **options)
+
+    def _gap(self, weights: Weights) -> float:
         """Largest difference of log-probs behind the probe, between the engine and the module, of ids above e⁻¹⁵."""
         from temper.backends.vllm_worker import LIVE, Probe
 
-        ids, mine = behind_probe(self.module, self.vocabulary, self.context)
+        ids, mine = behind_probe(self.module, self.vocabulary, self.context, weights)
         probe, key = Probe(), next(KEYS)
         self._add(key, ids, 1, (), probe)
         while probe.logits is None:
@@ -159,7 +188,7 @@ class VLLMSampler:
             extra_args={NAME: key}, output_kind=RequestOutputKind.FINAL_ONLY,
         )  # fmt: skip
         LIVE[key] = request
-        self._engine.add_request(str(key), {"prompt_token_ids": list(ids)}, params)
+        self._engine.add_request(str(key), {"prompt_token_ids": list(ids)}, params, lora_request=self._lora())
 
     # sampling ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +305,7 @@ class VLLMSampler:
                 "max_num_seqs": max_rows, "block_size": self.settings.block, "enforce_eager": self.settings.eager,
                 "kv_cache_memory_bytes": int(self.settings.cache * 2**30), "enable_prefix_caching": True,
                 "async_scheduling": False, "logits_processors": [Draws], "weight_transfer_config": {"backend": NAME},
-                "disable_log_stats": True, **self.settings.options,
+                "disable_log_stats": True, **self._room(), **self.settings.options,
             }  # fmt: skip
             try:
                 engine = LLMEngine.from_engine_args(EngineArgs(**given))
@@ -288,6 +317,10 @@ class VLLMSampler:
         OPEN.append(engine)
         return engine
 
+    def _room(self) -> dict[str, Any]:
+        """Engine arguments for adapters."""
+        return {"enable_lora": True, "max_lora_rank": self._rank, "max_loras": 1} if self._rank else {}
+
     def close(self) -> None:
         """Free the engine's memory; where there are several, when the last is closed: they share process groups."""
         self._thread.submit(self._drop, list(self._running)).result()
@@ -296,6 +329,7 @@ class VLLMSampler:
         while CLOSED and not OPEN:
             self._thread.submit(CLOSED.pop().engine_core.shutdown).result()
         self._thread.shutdown()
+        self._adapters.cleanup()
 
 
 @dataclass(eq=False)
@@ -342,11 +376,12 @@ class _Served(_Request):
 
 
 @torch.inference_mode()
-def behind_probe(module: Any, vocabulary: int, context: int) -> tuple[list[int], Tensor]:
-    """A fixed prompt, and the module's own log-probs [vocabulary] behind it."""
+def behind_probe(module: Any, vocabulary: int, context: int, weights: Weights) -> tuple[list[int], Tensor]:
+    """A fixed prompt, and the log-probs [vocabulary] behind it of `module` with `weights` in it."""
     ids = [(7919 * n + 13) % vocabulary for n in range(min(PROBE, context - 1))]
     device = next(module.parameters()).device
-    logits = module(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()
+    given = (), {"input_ids": torch.tensor([ids], device=device)}
+    logits = torch.func.functional_call(module, dict(weights), *given).logits[0, -1].float().cpu()
     return ids, logits[:vocabulary].log_softmax(-1)
 
 

@@ -116,7 +116,7 @@ class ServedSampler:
         operation = self._operation = max(self._operation + 1, time.time_ns() // 10**6)  # rises over trainers too
         file = f"weights-{self.home.name[-8:]}-{operation}.safetensors"
         save_file(whole, self.shared / file)
-        probe = behind_probe(self.module, self.vocabulary, self.context)
+        probe = behind_probe(self.module, self.vocabulary, self.context, weights)
         return Transfer(version, operation, file, trained, fingerprint((n, whole[n]) for n in trained), *probe)
 
     async def _publish(self, due: Transfer) -> None:

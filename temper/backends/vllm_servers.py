@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from temper.backends.vllm_server import TOKEN
 from temper.errors import UserError
 from temper.gateway.client import Refused, Unreachable, ask
 
+ERROR = re.compile(r"(?:^|[\])] )[\w.]*(?:Error|Exception): ")
 GRACE = 5.0  # seconds for a server to end by itself
 
 
@@ -170,5 +172,5 @@ def of(settings: VLLMServer, home: Path) -> list[Server]:
 
 def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if "Error" in line and "See root cause" not in line]
+    told = [line for line in lines if ERROR.search(line) and "See root cause" not in line]
     return (told or lines or ["it said nothing"])[-1][-500:]

@@ -28,7 +28,8 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from temper.backends.base import SamplingParams, fingerprint
-from temper.backends.local_sampler import _draw, _Request
+from temper.backends.draw import draw
+from temper.backends.local_sampler import _Request
 from temper.backends.vllm_server import vocabulary
 
 NAME = "temper"  # of the weight-transfer backend, and of the key in a request's extra arguments
@@ -82,7 +83,7 @@ class Draws(LogitsProcessor):  # type: ignore[misc]
         for i in rows:
             asked[i].said = self.rows[i][1]
             asked[i].rewind()
-        ids, logp, support = _draw(logits[rows], [asked[i] for i in rows], [()] * len(rows))
+        ids, logp, support = draw(logits[rows], [asked[i] for i in rows], [()] * len(rows))
         for n, (i, *drawn) in enumerate(zip(rows, ids, logp, support)):
             asked[i].push(*drawn)
             if isinstance(asked[i], Told) and asked[i].over(self._text):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from temper.backends import vllm
+from temper.backends import vllm, vllm_adapters
 from temper.backends.base import ContextFull, Lora, SamplingParams, fingerprint
 from temper.backends.local_sampler import LocalSampler
 from temper.backends.vllm import VLLM, VLLMSampler, checkpoint
@@ -273,6 +273,53 @@ def test_adapters_are_merged_as_peft_merges_them() -> None:
     assert all(torch.allclose(whole[n], theirs[n], atol=1e-6) for n in whole)
 
 
+def adapted(**options: Any) -> Any:
+    module: Any = load.load_model("temper-tiny", device="cpu", lora=Lora(4, 8, **options))
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    return module
+
+
+def test_adapters_are_written_as_peft_writes_them(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from safetensors.torch import load_file
+
+    module = adapted()
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    assert vllm_adapters.write(module, trained, tmp_path) == fingerprint(trained.items())
+    module.save_pretrained(tmp_path / "theirs")
+    mine, theirs = (load_file(tmp_path / d / "adapter_model.safetensors") for d in ("", "theirs"))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+    assert (tmp_path / "adapter_config.json").exists()
+    whole = dict(load.load_model("temper-tiny", device="cpu").named_parameters())
+    under = vllm_adapters.base(module)
+    assert under.keys() == whole.keys() and all(torch.equal(under[n], whole[n]) for n in whole)
+
+
+def test_which_adapters_are_merged() -> None:
+    pytest.importorskip("peft")
+    assert vllm_adapters.room(load.load_model("temper-tiny", device="cpu")) is None
+    assert vllm_adapters.room(adapted()) == 8
+    for options in ({"use_dora": True}, {"modules_to_save": ["norm"]}, {"rank_pattern": {"q_proj": 600}}):
+        assert vllm_adapters.room(adapted(options=options)) is None
+
+
+def test_a_probe_is_of_the_weights_that_are_given() -> None:
+    """Also while the module itself goes on: with adapters, and without."""
+    pytest.importorskip("peft")
+    for module in (load.load_model("temper-tiny", device="cpu"), adapted()):
+        given = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+        before = vllm.behind_probe(module, 512, 1024, given)[1]
+        with torch.no_grad():
+            for p in module.parameters():
+                if p.requires_grad:
+                    p.mul_(1.1)
+        assert torch.equal(vllm.behind_probe(module, 512, 1024, given)[1], before)
+        assert not torch.allclose(vllm.behind_probe(module, 512, 1024, {})[1], before)
+
+
 # in a run ----------------------------------------
 
 
@@ -291,7 +338,7 @@ class Gap:
 
 
 @needs_vllm
-@pytest.mark.parametrize("lora", [None, Lora(4, 8)], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [None, Lora(4, 8), Lora(4, 16)], ids=["full", "lora", "merged"])
 @pytest.mark.parametrize(
     "params",
     [{"temperature": 1.5}, {"temperature": 1.8, "top_p": 0.7}, {"allowed": tuple(range(97, 105)), "top_k": 4}],
@@ -300,7 +347,8 @@ class Gap:
 def test_ratio_is_one_at_every_step(params: dict[str, Any], lora: Lora | None) -> None:
     if lora:
         pytest.importorskip("peft")
-    policy = toys.policy("temper-tiny", lr=3e-3, engine=VLLM(cache=0.02), lora=lora)
+    settings = VLLM(cache=0.02, lora=lora is None or lora.alpha == 8)
+    policy = toys.policy("temper-tiny", lr=3e-3, engine=settings, lora=lora)
     gap = Gap(policy)
     sampling = SamplingParams(max_tokens=7).but(**params)
     judge = [toys.ShareOf(tuple(range(0, 512, 2))), toys.CENTRED]

@@ -36,7 +36,7 @@ LONG = tuple(range(40, 110)) * 3
 
 @pytest.fixture(scope="module")
 def sampler() -> Iterator[ServedSampler]:
-    settings = VLLMServer(servers=2, heartbeat=1.0, engine=VLLM(cache=0.02))
+    settings = VLLMServer(servers=2, heartbeat=1.0, startup=900.0, engine=VLLM(cache=0.02))
     made = ServedSampler(load.load_model("temper-tiny", device="cpu"), load.load_tokenizer("temper-tiny"), settings)
     yield made
     made.close()
