@@ -48,7 +48,10 @@ async def _twice(env: Env, policy: Policy, task: Task) -> tuple[Episode, Episode
     def seats() -> dict[str, Seat]:
         return {role: Seat(role, policy, params, 0, ("check",)) for role in _roles(env)}
 
-    return await env.play(task, seats()), await env.play(task, seats())
+    first = await env.play(task, seats())
+    if hasattr(policy.sampler, "forget"):
+        policy.sampler.forget()  # stored keys are the same numbers but for rounding
+    return first, await env.play(task, seats())
 
 
 def _roles(env: Env) -> tuple[str, ...]:
