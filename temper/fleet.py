@@ -77,7 +77,7 @@ class Staged:
 class Fleet:
     """name: of the policy; sync: how new weights reach replicas; slots: samples that a replica takes at once (0: all).
 
-    Counted since they were last looked at (`metrics`): samples cut and resumed, replicas lost.
+    counts: samples cut and resumed, replicas lost; `metrics` are those since they were last looked at.
     """
 
     apart = True
@@ -93,6 +93,7 @@ class Fleet:
         self._turns: asyncio.Semaphore | None = None
         self._watchers: list[asyncio.Future[None]] = []
         self.counts = {"resumed": 0, "lost": 0}
+        self._told = dict(self.counts)
 
     def __getattr__(self, name: str) -> Any:
         """What else samplers have (`context`, `vocabulary`, …) is the first replica's."""
@@ -310,8 +311,8 @@ class Fleet:
 
     @property
     def metrics(self) -> dict[str, float]:
-        found = {f"sampler/{self.name}/{what}": float(n) for what, n in self.counts.items()}
-        self.counts = dict.fromkeys(self.counts, 0)
+        found = {f"sampler/{self.name}/{what}": float(n - self._told[what]) for what, n in self.counts.items()}
+        self._told = dict(self.counts)
         return found
 
     # waiting -------------------------------------------------------------------------------------------------------

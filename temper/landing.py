@@ -44,11 +44,11 @@ async def _land(run: Run, request: Request, n: int, row: str, overrides: Mapping
             episode = await attempt(run, request, n, overrides, run.seed)
         if isinstance(episode, str) or run.recent(episode):
             break
-        run.count("stale_attempts", 1)
+        run.count("dropped/stale", 1)
         episode = "stale"
     if isinstance(episode, Episode):
         tokens = sum(len(t.ids) for t in episode.turns)
         await run.bus.put("episode", {row: episode}, {row: tokens})
     else:
-        run.count(f"dropped/{episode}", 1)
+        run.count(f"dropped/{episode}", episode != "stale")
         await run.bus.drop([row])

@@ -368,7 +368,7 @@ def _merge(run: Run, metrics: list[dict[str, float]]) -> dict[str, Any]:
     for update, m in zip(run.updates, metrics):
         prefix = "" if len(run.updates) == 1 else f"{update.policy.name}/"
         out |= {f"{prefix}{k}": v for k, v in m.items()}
-    for part in (*run.on_group, *run.on_batch, run.curriculum):
+    for part in (*run.on_group, *run.on_batch, run.curriculum, *(p.sampler for p in run.policies.values())):
         out |= getattr(part, "metrics", None) or {}
     return out
 

@@ -77,10 +77,8 @@ class _Watch:
         if step == 0:
             return {}
         self.outcome.seconds.append(now)
-        for fleet in self.backend.fleets:
-            for what, n in fleet.counts.items():
-                self.outcome.counts[what] = self.outcome.counts.get(what, 0) + n
-                fleet.counts[what] = 0
+        for what in ("resumed", "lost"):
+            self.outcome.counts[what] = sum(fleet.counts[what] for fleet in self.backend.fleets)
         return {"simulated/seconds": now}
 
 

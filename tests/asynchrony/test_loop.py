@@ -176,7 +176,7 @@ def test_rows_that_are_too_old_are_asked_for_again(toy_model: str) -> None:
     keep = run.count
 
     def count(what: str, n: float) -> None:
-        counted.append(n) if what == "stale_attempts" else None
+        counted.append(n) if what == "dropped/stale" else None
         keep(what, n)
 
     run.count = count  # type: ignore[method-assign]

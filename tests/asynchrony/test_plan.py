@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from temper.backends.base import SamplingParams
 from temper.cli import main
 from temper.errors import UserError
+from temper.loop import train
 from temper.methods.objectives.grpo import grpo
 from temper.objective import Update
 from temper.parts.curricula import Generated
@@ -16,6 +19,7 @@ from temper.simulate import Lognormal, World, simulate
 from temper.simulate.plan import Device, Load, error, forecast, world_of
 from temper.sync import SYNC
 from temper.tasks.task import Task
+from tests.asynchrony.parts import Apart
 from tests.core.test_invariants import small
 from tests.seams import toys
 
@@ -57,6 +61,42 @@ def test_forecasts_are_close_to_simulations(toy_model: str) -> None:
             predicted.append(sum(seeds) / len(seeds))
     print([f"{p:.1f}/{m:.1f}" for p, m in zip(predicted, measured)])
     assert error(predicted, measured) < 0.12
+
+
+def test_forecasts_are_close_to_real_clocks(toy_model: str) -> None:
+    """Samplers that really wait and updates that really take a while, in a thread, at staleness 0 and 2."""
+    world = World(samplers=2, slots=3, token=0.05, tail=Lognormal(0.6), train=0.3 / 96)
+
+    class Real(Apart):
+        def open(self, modules: Any = ()) -> None:
+            super().open(modules)
+            sampler, learner = self.sampler, self.learner
+            sampler.slots = world.slots  # type: ignore[attr-defined]
+            update = learner.update
+
+            def slowly(*args: Any) -> Any:
+                time.sleep(0.3)
+                return update(*args)
+
+            learner.update = slowly  # type: ignore[method-assign]
+
+    predicted, measured = [], []
+    for ahead in (0, 2):
+        policy = Real("policy", toy_model)
+        policy.replicas = world.samplers
+        policy.pause = lambda number, ids, params: 8 * world.token * world.tail(params.seed)
+        run = small(
+            toy_model, policy=policy, curriculum=Generated(lambda k: Task(f"t{k}", "ab"), 4), steps=6, groups=3,
+            sampling=SamplingParams(max_tokens=8, allowed=(97, 98, 99)), ahead=ahead, sync=SYNC["delayed"],
+            transcripts_every=0, signal=lambda group: True,
+        )  # fmt: skip
+        asyncio.run(train(run))
+        seconds = [r["timing_s/step"] for r in run.reporter.history if r["step"] > 2]
+        measured.append(sum(seconds) / len(seconds))
+        apart = World(**{**vars(world), "streamed": False})
+        predicted += [sum(forecast(apart, Load(3, 4, 8.0, 1.0), ahead, seed=s).seconds for s in range(8)) / 8]
+    print("forecast/measured", [f"{p:.2f}/{m:.2f}" for p, m in zip(predicted, measured)])
+    assert error(predicted, measured) < 0.4 and measured[1] < measured[0]
 
 
 def test_sizes_make_a_world() -> None:
