@@ -11,7 +11,6 @@ from typing import Any
 
 from studies.check import Check, Measure, main
 from studies.in_virtual_time import LATE, arm
-from temper.recipes.asyncflow_transferqueue import everything
 from temper.recipes.relax import relax
 from temper.simulate import Lognormal, World
 
@@ -25,7 +24,7 @@ def made(world: World, staleness: int, whole: bool = False) -> Callable[[int, Pa
     def recipe(**options: Any) -> Any:
         run = relax(staleness=staleness, **options)
         if whole:  # trained once all of it has landed
-            run.signal = everything
+            run.streamed = False
         return run
 
     def measure(seed: int, folder: Path) -> dict[str, float]:

@@ -62,6 +62,7 @@ class Run:
     sampling          defaults for every sample
     ahead             how many updates old the weights that sampled a batch may be
     sync              how new weights reach samplers that are busy, where these have weights of their own
+    streamed          begin to train on groups as they land, where that is possible (`temper.streaming`)
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
     record            steps whose batch and weights are kept for `temper replay`; "checkpoints": those after each one
@@ -86,6 +87,7 @@ class Run:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ahead: int = 0
     sync: Sync = field(default_factory=Sync)
+    streamed: bool = False
     seed: int = 0
     name: str = "run"
     out: str | Path | None = None
@@ -267,17 +269,20 @@ class Run:
         Where training may begin before (`temper.streaming`), it does.
         """
         taken: list[dict[str, Any]] = []
-        while streaming.streams(self) and not gathering.done():
+        begins = streaming.streams(self)
+        while begins:
             part = InOrder(-(-self.groups // streaming.PARTS))
             taken += (some := await self.bus.take(f"begin {step} {len(taken)}", "train", step, part))
             if some:
                 await self._begin(some)
+            elif gathering.done():
+                break
             else:
                 self.news.clear()
                 await first(gathering, self.news.wait())
         await gathering
         rest = await self.bus.take(f"train {step}", "train", step, Groups())
-        if taken and rest:
+        if begins and rest:
             await self._begin(rest)
         taken += rest
         await self.bus.clear(step)

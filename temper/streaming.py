@@ -6,7 +6,8 @@ undivided weights as they land, in the order of asking and in parts of the same 
 at the end: the same gradient as of the whole batch, up to rounding.
 
 That needs terms that share one total, one optimiser step on the batch, and nothing that has to see all of it before
-(stages of the batch, signal, mini-batches): `streams` says which runs have that. All others train when a step is whole.
+(stages of the batch, signal, mini-batches): `streams` says which runs have that, of those that ask for it
+(`Run.streamed`). All others train when a step is whole.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def total(term: Term) -> Callable[[Batch, Tensor], Tensor] | None:
 
 def streams(run: Run) -> bool:
     """Whether a step's training may begin before all of it has landed."""
-    if not run.apart or run.ahead or run.on_batch or run.signal is not None or len(run.updates) != 1:
+    if not (run.streamed and run.apart) or run.ahead or run.on_batch or run.signal is not None or len(run.updates) != 1:
         return False
     [update] = run.updates
     simple = update.epochs == update.minibatches == 1 and not update.before and update.roles is None

@@ -11,11 +11,6 @@ from temper.run import Run
 from temper.sync import SYNC, Name
 
 
-def everything(group: Any) -> bool:
-    """Every group counts; but a rule is known to be kept only once a step is whole, so training waits for that."""
-    return True
-
-
 @extends(post_train, without=("method", "name", "ahead"))
 def asyncflow_transferqueue(
     staleness: int = 1,
@@ -42,7 +37,5 @@ def asyncflow_transferqueue(
 
     name = "asyncflow-transferqueue"
     run = post_train(make, name=name, ahead=staleness, groups=groups, attempts=attempts, **options)
-    if not streamed:
-        run.signal = everything
-    run.sync = SYNC[sync]
+    run.sync, run.streamed = SYNC[sync], streamed
     return run

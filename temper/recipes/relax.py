@@ -36,5 +36,5 @@ def relax(
         return method(policy, staleness=staleness, cap=cap, clip=clip)
 
     run = post_train(make, name="relax", ahead=staleness, groups=groups, attempts=attempts, **options)
-    run.sync = SYNC[sync]
+    run.sync, run.streamed = SYNC[sync], True
     return run

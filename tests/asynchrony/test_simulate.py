@@ -49,20 +49,20 @@ def test_time_passes_without_waiting() -> None:
 
 
 def test_a_world_by_hand(toy_model: str) -> None:
-    """2 groups × 3 attempts of 8 tokens each; 2 replicas of 2 slots: two waves of 8 s; 48 tokens trained at 0.25 s on 2
-    devices, 1 s a step; new weights take 2 s."""
+    """2 groups × 3 attempts of 8 tokens each; 2 replicas of 2 slots: two waves of 8 s; a group is trained in 3 s on 2
+    devices, the first while the second is played; 1 s a step; new weights take 2 s."""
     world = World(samplers=2, slots=2, token=1.0, learners=2, train=0.25, step=1.0, transfer=2.0)
-    run = small(toy_model, steps=3, sampling=LONG.but(allowed=(97, 98, 99)))
+    run = small(toy_model, steps=3, sampling=LONG.but(allowed=(97, 98, 99)), streamed=True)
     outcome = simulate(run, world)
-    assert outcome.seconds == pytest.approx([16 + 7 + 2] * 3)
-    slots, devices = 48 / (25 * 4), 7 * 2 / (25 * 2)
+    assert outcome.seconds == pytest.approx([16 + 3 + 1 + 2] * 3)
+    slots, devices = 48 / (22 * 4), 7 * 2 / (22 * 2)
     assert outcome.idle == pytest.approx({"samplers": 1 - slots, "learners": 1 - devices, "judges": 1.0})
 
 
 def test_judging_as_groups_land_hides_behind_the_straggler(toy_model: str) -> None:
     """One group of slow samples: the other is judged meanwhile."""
     world = World(samplers=1, slots=6, token=1.0, train=0.0, judge=2.0, tail=ByGroup())
-    fields: dict[str, Any] = {"steps": 1, "sampling": LONG.but(allowed=(97, 98, 99))}
+    fields: dict[str, Any] = {"steps": 1, "streamed": True, "sampling": LONG.but(allowed=(97, 98, 99))}
     streamed, apart = (simulated(toy_model, World(**{**vars(world), "streamed": s}), **fields) for s in (True, False))
     assert streamed.total < apart.total and apart.total == pytest.approx(max(LAST) + 6 * 2.0)
 

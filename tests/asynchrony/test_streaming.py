@@ -20,7 +20,7 @@ from temper.testing.runs import checkpoint, gradient
 from tests.core.test_invariants import go, small
 from tests.seams import toys
 
-SIZES: dict[str, Any] = {"steps": 1, "groups": 10}
+SIZES: dict[str, Any] = {"steps": 1, "groups": 10, "streamed": True}
 WORLD = World(samplers=2, slots=4, token=1.0, train=0.1, tail=Lognormal(1.0))
 
 
@@ -67,7 +67,7 @@ def test_parts_give_the_gradient_and_metrics_of_the_whole(
 def test_it_hides_training_behind_the_last_rollouts(exact_model: str, tmp_path: Path) -> None:
     streamed = simulate(built(exact_model, tmp_path / "a", token_mean, steps=2), WORLD)
     whole = built(exact_model, tmp_path / "b", token_mean, steps=2)
-    whole.signal = lambda group: True  # whether a group counts is known at the end only
+    whole.streamed = False
     assert simulate(whole, WORLD).total > 1.05 * streamed.total
 
 
@@ -77,7 +77,7 @@ def test_which_runs_begin_early(exact_model: str, tmp_path: Path) -> None:
         assert not streams(run)  # the sampler shares the learner's weights
         run.apart = True
         assert streams(run)
-        for name, value in (("ahead", 1), ("signal", lambda g: True), ("on_batch", [object()])):
+        for name, value in (("streamed", False), ("ahead", 1), ("signal", lambda g: True), ("on_batch", [object()])):
             before = getattr(run, name)
             setattr(run, name, value)
             assert not streams(run)

@@ -30,9 +30,7 @@ def test_the_ladder_in_a_balanced_world(toy_model: str) -> None:
     base = {"samplers": 1, "slots": 3, "token": 1.0, "tail": Lognormal(0.5), "judge": 2.0, "train": 0.33}
     totals = []
     for streamed, ahead in ((False, 0), (True, 0), (True, 1)):
-        run = small(toy_model, steps=6, ahead=ahead, sync=SYNC["delayed"], transcripts_every=0, signal=None)
-        if not streamed:
-            run.signal = lambda group: True
+        run = small(toy_model, steps=6, ahead=ahead, sync=SYNC["delayed"], transcripts_every=0, streamed=streamed)
         totals.append(simulate(run, World(**{**base, "streamed": streamed})).total)  # type: ignore[arg-type]
     assert totals[0] > 1.15 * totals[1] and totals[1] > 1.1 * totals[2], totals
 

@@ -66,7 +66,7 @@ def test_streaming_and_staleness_shorten_steps(toy_model: str) -> None:
         m = method(policy, staleness=min(staleness, 1))
         run = small(
             toy_model, policy=policy, on_group=[toys.ShareOf(), *m.on_group], groups=4, steps=5, ahead=staleness,
-            sync=SYNC["resume"], signal=(lambda g: True) if whole else None, transcripts_every=0,
+            sync=SYNC["resume"], streamed=not whole, transcripts_every=0,
         )  # fmt: skip
         with run.live():
             run.apart = True
