@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,9 +103,9 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
     "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
     "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
-    "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
-    "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
-    "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
+    "compression.Compress": lambda model: PARTS["compression.Compress"](
+        opened(model), opened(model), [ToyReward()], right=0.0, start="", end="a", cues=("b",), sampling=SHORT
+    ),
     "curricula.Shuffled": lambda: curricula.Shuffled(toy_tasks(), 2),
     "curricula.Generated": lambda: curricula.Generated(made, 2),
     "curricula.Mixture": lambda: curricula.Mixture(
@@ -151,6 +152,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     ),
     "shaping.Clamp": lambda: PARTS["shaping.Clamp"](0.0, 0.5),
     "steps.StepGroup": lambda model: PARTS["steps.StepGroup"](opened(model), ToolUse(), 2, sampling=SHORT),
+    "trajectories.KeepWeights": lambda: PARTS["trajectories.KeepWeights"](Path(mkdtemp()), every=2),
     "values.ReadValue": lambda: values.ReadValue(ready_head()),
     "values.ValueLoss": lambda: values.ValueLoss(values.ValueHead()),
     "walks.Walk": lambda: walks.Walk.of(toy_batch()),
@@ -201,6 +203,17 @@ def check_signal(part: Any) -> None:
     request = next(iter(curricula.Shuffled(toy_tasks(), 2).next(1)))
     assert part(toy_group(request)) is True
     assert part(toy_group(request).put(REWARD, torch.zeros(2))) is False
+
+
+def check_keeper(part: Any) -> None:
+    update = type("Update", (), {"policy": SoftmaxPolicy(2)})()
+    check_memory(part, lambda p: p(toy_batch(), update))
+    assert [f.name for f in part.folder.iterdir()] == ["step_0.safetensors"]  # every=2
+
+
+def check_merged(part: Any) -> None:
+    made = type(part).of(Policy("a", "somewhere", lora=None))
+    assert (made.name, made.model) == ("a", "somewhere") and isinstance(made, Policy)
 
 
 def check_hook(part: Any) -> None:
@@ -262,7 +275,6 @@ def check_tally(part: Any) -> None:
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
     "budget.NoProbe": check_signal,
-    "budget.NoProbe": check_signal,
     "kl.Adaptive": check_controller,
     "duels.Duel": check_probe,
     "noted.Noted": check_probe,
@@ -272,6 +284,8 @@ SPECIAL: dict[str, Callable[[Any], None]] = {
     "rewards.Tally": check_tally,
     "signals.RewardVaries": check_signal,
     "steps.StepGroup": check_step_group,
+    "trajectories.KeepWeights": check_keeper,
+    "trajectories.Merged": check_merged,
     "values.ValueHead": check_head,
     "walks.Walk": check_walk,
 }

@@ -27,7 +27,6 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "gvm-raft": {"block": "wte", "phase": 2},
-    "gvm-raft": {"block": "wte", "phase": 2},
     "epicar": {"right": 0.3},
     "simpletir": {"mask_void": False}, "thor": {"tail": 0}, "rstar2-grpo-roc": {"keep": 2},  # a random model has no box
     "gymnasium": {"turns": 3}, "rlcr": {"lenient": True}, "gdpo": {"reward": ("exact_match", "think_format")},
@@ -56,7 +55,7 @@ def written(path: Path, rows: list[tuple[str, str]]) -> str:
 
 def built(name: str, model: str, rows: str) -> Run:
     """The recipe's run, judged in the process."""
-    run = plain(name, model=model, data=rows, cold_start=0)[-1]
+    run = plain(name, model=model, data=rows, cold_start=0, trajectory=0)[-1]
     run.on_group = [_in_process(s) if isinstance(s, Rewards) else s for s in run.on_group]
     run.sampling = random_ends(run.sampling)
     return run
@@ -147,10 +146,13 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     **{("expo", n): {"cold_start": 3, n: v} for n, v in (("out", Path("elsewhere")), ("cold_start_lr", 0.5))},
     ("expo", "dpo_beta"): {"form": "dpo", "dpo_beta": 0.5}, ("expo", "hint"): {"hint": "It is {answer}."},
     ("gvm-raft", "block"): {"block": "attn"},
-    ("gvm-raft", "block"): {"block": "attn"},
+    **{("next-extrapolation", n): {n: v} for n, v in (("trajectory", 44), ("every", 2), ("horizon", 8))},
+    ("next-extrapolation", "validation"): {"validation": 1},
     ("reg-grpo", "window"): {"augment": True, "window": 5},
     ("qwenlong-l1", "reward"): {"reward": ("exact_match", "number_match")},
     ("epicar", "ask"): {"ask": "Sure?"}, ("epicar", "cue"): {"cue": ""},
+    ("traac", "target"): {"target": (0.5, 0.25, 0.125)}, ("traac", "start"): {"start": ""},
+    ("traac", "cues"): {"cues": (",",)},
     ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
