@@ -123,9 +123,9 @@ CHECK = Check(
     "shared or moved; a replay of one's own choices changes no bit; a sampler that sends every token "
     "elsewhere has exactly the log-probs that the replaying learner finds (Qwen3-MoE, Mixtral, OLMoE); "
     "gradients reach the routers (finite differences) (tests/models/test_routing.py).",
-    note="In a random model of few sharp experts a token that goes elsewhere is another token, so the effect is larger than in "
-    "a large trained one: nine tenths of the mismatch are routing, and what is left is the rounding itself. That training is "
-    "steadier for it was not looked at, and time was not measured.",
+    note="In a random model of few sharp experts a token that goes elsewhere is another token, so the effect is larger "
+    "than in a large trained one: nine tenths of the mismatch are routing, and what is left is the rounding "
+    "itself. That training is steadier for it was not looked at, and time was not measured.",
 )
 
 if __name__ == "__main__":
