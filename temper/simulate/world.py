@@ -49,7 +49,7 @@ class Pareto:
 
     def __call__(self, seed: int) -> float:
         u = 1.0 - float(streams.generator(seed, "tail").random())
-        return min(self.most, (self.alpha - 1) / self.alpha * u ** (-1 / self.alpha))
+        return float(min(self.most, (self.alpha - 1) / self.alpha * u ** (-1 / self.alpha)))
 
 
 @dataclass(frozen=True)
