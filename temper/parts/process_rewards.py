@@ -79,7 +79,7 @@ class Steps:
     def cuts(self, ids: Tensor) -> Tensor:
         """[tokens] bool: a mark has just ended, or opens the token."""
         decode, marks = self.policy.tokenizer.decode, MARKS[self.by]
-        text = {i: decode([i]) for i in ids.unique().tolist()}
+        text = {i: decode([i]) for i in set(ids.tolist())}
         found = [False] * min(1, len(ids))
         for before, now in pairwise(text[i] for i in ids.tolist()):
             opened = now.startswith(marks)

@@ -104,7 +104,7 @@ class StrategyRewards:
     async def __call__(self, b: Batch) -> Batch:
         rows = rows_of(b)
         said = [self.segmenter(row.completion) for row in rows]
-        vectors = self.embedder([s for tries in said for s in tries]).split([len(tries) for tries in said])
+        vectors = torch.split(self.embedder([s for tries in said for s in tries]), [len(tries) for tries in said])
         found = [len(representatives(v, self.tau)) for v in vectors]
         right = [[self.right(s, row.task) for s in tries] for tries, row in zip(said, rows)]
         form = [float(bool(tries) and bool(final_part(r.completion))) for tries, r in zip(said, rows)]

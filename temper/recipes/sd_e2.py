@@ -66,7 +66,7 @@ def sd_e2(
     phases: list[Run] = []
     if cold_start and data == SUITE:
         tasks = tasks_for(data, None, 0, seed)[0][:1000]
-        shown = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
+        shown: dict[str, Any] = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
         phases = [imitate(SingleTurn(), tries, tasks, **shown, **options)]
         model = left_by(out)
 
