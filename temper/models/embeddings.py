@@ -28,9 +28,8 @@ class HashedNgrams:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         out = torch.zeros(len(texts), self.width)
         for row, text in enumerate(texts):
-            for gram in self.grams(text):
-                h = crc32(gram.encode())
-                out[row, h % self.width] += 1.0 if h >> 31 else -1.0
+            hashes = torch.tensor([crc32(gram.encode()) for gram in self.grams(text)], dtype=torch.int64)
+            out[row].index_add_(0, hashes % self.width, torch.where(hashes >> 31 > 0, 1.0, -1.0))
         return _unit(out)
 
     def grams(self, text: str) -> Iterator[str]:
