@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ from temper.parts import (
     values,
     walks,
 )
-from temper.policy import Policy
+from temper.policy import Policy, Seat
 from temper.rewards.checkers import exact_match
 from temper.stage import Stage
 from temper.tasks.cases import patient
@@ -123,6 +124,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
         opened(model), [ToyReward()], shortest=0, right=-9.0, refresh=9, sampling=SHORT
     ),
     "forced.Rescue": lambda model: PARTS["forced.Rescue"](opened(model), [ToyReward()], sampling=SHORT),
+    "flows.Explore": lambda model: PARTS["flows.Explore"](opened(model), noisy=2, search=2),
     "gates.AllOf": lambda: gates.AllOf((gates.NOT_GREEDY, gates.NOT_TRUNCATED), EITHER),
     "gold.GoldBehind": lambda model: PARTS["gold.GoldBehind"](opened(model)),
     "logprobs.Read": lambda model: logprobs.Read(opened(model), {logprobs.OLD: LOGP, logprobs.OLD_ENTROPY: ENTROPY}),
@@ -135,6 +137,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "duels.Duel": lambda: PARTS["duels.Duel"](Policy(), toy_tasks(), every=2),
     "noted.Noted": lambda: PARTS["noted.Noted"](toy_tasks(), every=2),
     "routing.Routes": lambda: PARTS["routing.Routes"](SimpleNamespace(sampler=SimpleNamespace(routes={}))),
+    "reward_model.RewardModel": lambda model: PARTS["reward_model.RewardModel"](opened(model)),
     "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
     "roles.ForRoles": lambda: PARTS["roles.ForRoles"](advantages.Advantage(), ("solver",)),
     "schedules.Constant": lambda: PARTS["schedules.Constant"](0.5),
@@ -269,12 +272,18 @@ def check_step_group(part: Any) -> None:
     assert b[GROUP_KEY] == ["", "step"] and b.size(TRAJECTORY) == 3
 
 
+def check_explore(part: Any) -> None:
+    seat = Seat(part.env.role, part.policy, SHORT, 0, ())
+    check_stage(part, Batch.of([asyncio.run(part.env.walk(toy_tasks()[0], seat, way)) for way in ("112", "22")]))
+
+
 def check_tally(part: Any) -> None:
     assert part.metrics() == {}
 
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
     "budget.NoProbe": check_signal,
+    "flows.Explore": check_explore,
     "kl.Adaptive": check_controller,
     "duels.Duel": check_probe,
     "noted.Noted": check_probe,
