@@ -147,7 +147,7 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("expo", "dpo_beta"): {"form": "dpo", "dpo_beta": 0.5}, ("expo", "hint"): {"hint": "It is {answer}."},
     ("gvm-raft", "block"): {"block": "attn"},
     **{("next-extrapolation", n): {n: v} for n, v in (("trajectory", 44), ("every", 2), ("horizon", 8))},
-    ("next-extrapolation", "validation"): {"validation": 1},
+    **{("next-extrapolation", n): {"data": "quickstart", n: 5} for n in ("validation", "eval_tasks")},
     ("reg-grpo", "window"): {"augment": True, "window": 5},
     ("qwenlong-l1", "reward"): {"reward": ("exact_match", "number_match")},
     ("epicar", "ask"): {"ask": "Sure?"}, ("epicar", "cue"): {"cue": ""},
