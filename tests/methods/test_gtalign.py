@@ -119,9 +119,8 @@ def test_at_a_constant_sum_the_product_falls_with_the_gap_and_the_mean_does_not(
 
 def test_the_poorer_party_has_the_larger_share_of_the_gradient() -> None:
     parties = torch.tensor([0.2, 0.8], requires_grad=True)
-    parties.prod().sqrt().backward()
-    assert parties.grad is not None
-    assert parties.grad.tolist() == pytest.approx([0.5 * (0.8 / 0.2) ** 0.5, 0.5 * (0.2 / 0.8) ** 0.5])
+    (gradient,) = torch.autograd.grad(parties.prod().sqrt(), parties)
+    assert gradient.tolist() == pytest.approx([0.5 * (0.8 / 0.2) ** 0.5, 0.5 * (0.2 / 0.8) ** 0.5])
 
 
 def test_a_part_of_nothing_keeps_an_order() -> None:
@@ -196,5 +195,5 @@ def test_refusals_and_parts() -> None:
         Welfare(lengths=0.0)
     made = gtalign(None)
     assert [type(s).__name__ for s in made.on_batch] == ["Welfare", "Read", "GAE", "Whiten"]
-    assert made.on_batch[2].reward == SHAPED and REWARD in made.on_batch[0].reads
+    assert SHAPED in made.on_batch[2].reads and REWARD in made.on_batch[0].reads
     assert [t.name for t in made.terms] == ["policy", "value"]

@@ -22,6 +22,7 @@ from temper.parts.process_rewards import (
     BEGINS,
     PROCESS,
     STEPS,
+    By,
     PairLoss,
     ProcessRewards,
     StepAdvantage,
@@ -59,8 +60,9 @@ def run(b: Batch, *stages: Any) -> Batch:
     return b
 
 
-def begins(*turns: tuple[int, ...], by: str) -> list[int]:
-    return run(Batch.of([said(*turns)]), Steps(READER, by))[BEGINS].int().tolist()  # type: ignore[arg-type]
+def begins(*turns: tuple[int, ...], by: By) -> list[int]:
+    found: list[int] = run(Batch.of([said(*turns)]), Steps(READER, by))[BEGINS].int().tolist()
+    return found
 
 
 def test_steps_are_turns_or_pieces_of_the_only_turn() -> None:
@@ -131,7 +133,8 @@ class IdsBelow:
     async def __call__(self, b: Batch) -> Batch:
         s = b.structure
         small = Batch(type(s)(s.ids % 5, s.start, s.parent, s.sampled, s.member, s.group, s.groups), b._columns)
-        return await self.stage(small)
+        out: Batch = await self.stage(small)
+        return out
 
 
 @pytest.mark.parametrize("rewards", [(1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, None, 1.0)])

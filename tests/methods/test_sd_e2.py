@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def axes(*which: int) -> Tensor:
     return torch.eye(8)[list(which)]
 
 
-def letters(texts: list[str]) -> Tensor:
+def letters(texts: Sequence[str]) -> Tensor:
     """An embedder: the axis of a text's first letter."""
     return torch.eye(26)[[ord(t[0]) - ord("a") for t in texts]] if texts else torch.zeros(0, 26)
 
