@@ -241,12 +241,11 @@ class ServedSampler:
             support = [tuple(map(int, row)) for row in _field(told, "results")[0]]
         try:
             self._read(request, _field(answer, "choices")[0], support)
+            spans, most = answer["choices"][0]["weight_versions"], request.limit
+            versions = tuple(int(s["version"]) for s in spans for _ in range(s["start"], min(s["end"], most)))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise Unreachable(f"its answer is malformed ({type(error).__name__}: {error})")
         self.tokens += len(request.drawn)
-        versions = tuple(
-            int(s["version"]) for s in answer["choices"][0]["weight_versions"] for _ in range(s["start"], s["end"])
-        )
         done = request.future.result()
         mixed = len(set(versions[: len(done.ids)])) > 1
         return replace(done, versions=versions[: len(done.ids)]) if mixed else done

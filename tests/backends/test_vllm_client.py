@@ -103,7 +103,9 @@ def test_no_more_than_max_rows_at_once(two: list[StandIn], opened: Any) -> None:
 
     async def most() -> int:
         tasks = [asyncio.ensure_future(sampler.sample(PROMPTS[0], LETTERS)) for _ in range(40)]
-        await asyncio.sleep(0.5)
+        while two[0].working < 16:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
         working = two[0].working
         for task in tasks:
             task.cancel()
