@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, LOGP, REWARD, TOKEN, TRAJECTORY
+from temper.envs.try_again import TryAgain
 from temper.episode import ENV, Completion, Episode, Recorder
 from temper.methods.objectives.oprl_istar import oprl_istar
 from temper.objective import Term
@@ -31,6 +33,7 @@ from temper.parts.process_rewards import (
 )
 from temper.policy import Policy
 from temper.tasks.task import Task
+from temper.testing import check_method
 from tests.core.hand import tree
 from tests.methods.groups import of
 from tests.parts.toys import SoftmaxPolicy
@@ -216,6 +219,13 @@ def test_shared_turns() -> None:
     assert out[STEPS].tolist() == [2.0, 2.0, 2.0]
     whole = run(out, Advantage(leave_one_out, unscaled), StepAdvantage())[ADVANTAGE]
     assert bool(whole.isfinite().all())
+
+
+def test_over_turns_it_resumes_and_is_the_same_however_cut(exact_model: str, tmp_path: Path) -> None:
+    env = TryAgain(turns=2)
+    steps = check_method(lambda p: oprl_istar(p, process_lr=1e-3), tmp_path, model=exact_model, env=env)
+    assert all(0 <= step["process/accuracy"] <= 1 for step in steps if "process/accuracy" in step)
+    assert any(step.get("process/loss") for step in steps)
 
 
 def test_parts_of_the_method() -> None:
