@@ -26,7 +26,6 @@ def spo(
     scale: bool = False,
     age: int = 8,
     most: int = 32,
-    take: int = 0,
     clip: float = 0.2,
     minibatches: int = 1,
     attempts: int = 8,
@@ -49,8 +48,7 @@ def spo(
     segment        tokens of a segment (tree; the paper: 30)
     scale          divide by the deviation of the siblings' values (tree)
     age            steps for which a segment may wait to be trained on (tree)
-    most           segments of a task that enter in a step (tree)
-    take           segments that a step trains on (tree; 0: all that wait)
+    most           segments of a tree that a step trains on (tree); the others wait
     clip           range of the probability ratio
     minibatches    optimiser steps on each batch
     attempts       attempts at each task (chain)
@@ -66,7 +64,7 @@ def spo(
     def make(policy: Any, judges: Any) -> Any:
         return method(
             policy, judges=judges, form=form, threshold=threshold, every=every, continuations=continuations,
-            from_prompt=from_prompt, widths=widths, segment=segment, scale=scale, age=age, most=most, take=take,
+            from_prompt=from_prompt, widths=widths, segment=segment, scale=scale, age=age, most=most,
             clip=clip, sampling=sampling, seed=seed, minibatches=minibatches,
         )  # fmt: skip
 

@@ -174,7 +174,7 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
         ("folder", Path("elsewhere")), ("tasks", ("mirror",)), ("fixed", 0.5), ("model", "temper-tiny-random"))},
     ("relax", "cap"): {"cap": 0.5, "staleness": 2},
     **{("spo", n): {"form": "tree", n: v} for n, v in (
-        ("ahead", 2), ("widths", (2, 3)), ("segment", 3), ("scale", True), ("age", 3), ("most", 4), ("take", 5))},
+        ("ahead", 2), ("widths", (2, 3)), ("segment", 3), ("scale", True), ("age", 3), ("most", 4))},
     ("ufo-unary-feedback", "beta"): {"beta": 0.25, "credit": "critic"},
 }  # fmt: skip
 TWO = {"reward": ("number_match", "think_format"), "weights": (1.0, 0.25)}  # for recipes that take two rewards

@@ -11,12 +11,13 @@ and 4K tokens (long answers, tree).
            whitened over the tokens with credit
     tree   6·6·6 branches, segments of 30 tokens, the last to the end;  V of a node = the mean over its children
            A of an edge = V(child) − V(parent), also over the siblings' deviation;  edges with A ≠ 0 are samples of
-           their own, at most 32 of a question in a step, kept for 8 steps
+           their own: 32 of a tree in a step, the others in one of the next 8
     tokens with π ≥ 0.9 are masked and leave the denominator (token mean, PPO clip)
 
 An attempt without a cut has A = 0, not r. Continuations must be the attempt's own policy's: `SegmentCredit` leaves out
 those of other weights. Their tokens count as sampled: in short answers nine for every cut cost more than all attempts.
-Left out: the schedule of segment lengths for long answers. Reconstructed: how many waiting edges a step trains on.
+Left out: the schedule of segment lengths for long answers. Reconstructed: which edges wait (all that were
+not drawn).
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ RECIPE = "spo"
 def spo(
     policy: Any, *, judges: Sequence[Stage] = (), form: Literal["chain", "tree"] = "chain", threshold: float = 0.9,
     every: int = 5, continuations: int = 9, from_prompt: bool = False, widths: tuple[int, ...] = (6, 6, 6),
-    segment: int = 30, scale: bool = False, age: int = 8, most: int = 32, take: int = 0, clip: float = 0.2,
+    segment: int = 30, scale: bool = False, age: int = 8, most: int = 32, clip: float = 0.2,
     sampling: SamplingParams | None = None, seed: int = 0, minibatches: int = 1,
 ) -> Method:  # fmt: skip
     """threshold to from_prompt: of `SegmentCredit` (chain); widths, segment: of `Levels`; scale: of `EdgeAdvantage`;
-    age, most, take: of `EdgeReplay` (tree); sampling: the run's."""
+    age, most: of `EdgeReplay` (tree); sampling: the run's."""
     masked = MaskCertain(threshold)
     terms = [Term("policy", Clip(clip, clip))]
     if form == "tree":
         return Method(
             on_group=[EdgeAdvantage(scale)],
-            on_batch=[EdgeReplay(age, most, take, seed), masked],
+            on_batch=[EdgeReplay(age, most, seed), masked],
             terms=terms,
             signal=RewardVaries(),
             minibatches=minibatches,
