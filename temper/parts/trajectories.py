@@ -18,6 +18,7 @@ from temper.parts.gates import settled
 from temper.policy import Policy
 
 Weights = dict[str, Tensor]
+Table = dict[tuple[int, str, str], Tensor]  # (when, weight, what) → piece
 Kind = tuple[str, int]  # what a piece is ("u", "s", "v", or "w" of a vector), and its length
 
 
@@ -176,7 +177,9 @@ def continued(
     names = [n for n in shared if not torch.equal(path[-1][n].cpu(), path[0][n].cpu())]
     found: Weights = {}
     rows: dict[Kind, list[tuple[str, str]]] = {}
-    far, near, later = ({} for _ in range(3))  # type: tuple[dict[Any, Tensor], ...]
+    far: Table = {}
+    near: Table = {}
+    later: Table = {}
     for name in names:
         way = [p[name].cpu().double() for p in path]
         for t in range(1, last + 1):
