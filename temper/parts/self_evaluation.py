@@ -126,6 +126,11 @@ class _Yes:
         return torch.full((len(mine),), torch.nan).masked_scatter(mine, torch.sigmoid(yes - no))
 
 
+def yes_probability(no: Sequence[int], yes: Sequence[int]) -> Any:
+    """A source of the learner's: p(yes)/(p(yes) + p(no)) where a turn of nobody's weights has a token, else NaN."""
+    return _Yes(tuple(no), tuple(yes))
+
+
 @dataclass
 class Confidence:
     """CONFIDENCE by one forward pass; metrics say how true it is, and how good votes are, of this batch's answers.

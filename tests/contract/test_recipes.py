@@ -153,6 +153,10 @@ TOGETHER: dict[tuple[str, str], dict[str, Any]] = {  # options that mean somethi
     ("epicar", "ask"): {"ask": "Sure?"}, ("epicar", "cue"): {"cue": ""},
     ("traac", "target"): {"target": (0.5, 0.25, 0.125)}, ("traac", "start"): {"start": ""},
     ("traac", "cues"): {"cues": (",",)},
+    **{("verirl", n): {"rounds": 1, n: v} for n, v in (
+        ("out", Path("elsewhere")), ("passed", 0.5), ("rejection_steps", 5))},
+    ("verirl", "cold_start"): {"data": "quickstart", "cold_start": 5},
+    ("verirl", "cold_start_lr"): {"data": "quickstart", "cold_start": 3, "cold_start_lr": 0.5},
     ("attention-entropy", "share"): {"keep": "low", "share": 0.5},
     ("doctoragent-rl", "cases"): CASES, ("doctoragent-rl", "patient"): CASES,
     ("unitymas-o", "turns"): {"code": str(FILES / "programs.jsonl"), "turns": 5},
