@@ -26,8 +26,8 @@ CHECK = Check(
         Measure("after/pass@1", "verirl", "right and wrong", "pass@1 after training, trace-back labels"),
         Measure("after/pass@1", "verirl", "unweighted", "pass@1 after training, sample weights"),
     ],
-    exact="`tests/methods/test_verirl.py`: labels by hand, what hangs is not judged; weights have mean 1; circuits and, "
-    "where Icarus Verilog is installed, modules compile and are tested; no design prints its verdict.",
+    exact="`tests/methods/test_verirl.py`: labels by hand, what hangs is not judged; weights have mean 1; circuits "
+    "and, where Icarus Verilog is installed, modules compile and are tested; no design prints its verdict.",
 )
 
 if __name__ == "__main__":
