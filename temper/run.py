@@ -420,7 +420,9 @@ def _one_at_a_time(learner: Any) -> None:
 
         return call
 
-    learner.update, learner.read = guarded(learner.update), guarded(learner.read)
+    for name in ("update", "read", "gradient_norms"):
+        if hasattr(learner, name):
+            setattr(learner, name, guarded(getattr(learner, name)))
 
 
 def _parts(x: Any) -> tuple[Any, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from temper.parts.score_norms import GRADIENT_NORM, GradientNorms
 from temper.parts.signals import RewardVaries
 from temper.policy import Policy
 from temper.request import Request
+from temper.run import _one_at_a_time
 from temper.tasks.task import Task
 from tests.core.hand import chain
 
@@ -139,6 +143,26 @@ def test_probes_are_not_trained_on() -> None:
     probe, other = (Request(TASKS[0], 2, split=s) for s in (PROBE, "train"))
     assert not NoProbe()(answered(probe, [1.0, 0.0])) and NoProbe()(answered(other, [1.0, 1.0]))
     assert not NoProbe(RewardVaries())(answered(other, [1.0, 1.0])) and NoProbe(RewardVaries()).reads == (REWARD,)
+
+
+def test_norms_wait_for_an_update_that_goes_on() -> None:
+    """Probes may land while a step is trained: half-updated weights would give the gradient of no policy."""
+    said: list[str] = []
+    began = threading.Event()
+
+    def update() -> None:
+        began.set()
+        time.sleep(0.1)
+        said.append("updated")
+
+    learner = SimpleNamespace(update=update, read=None, gradient_norms=lambda: said.append("norms"))
+    _one_at_a_time(learner)
+    thread = threading.Thread(target=learner.update)
+    thread.start()
+    began.wait()
+    learner.gradient_norms()
+    thread.join()
+    assert said == ["updated", "norms"]
 
 
 def test_impossible_settings_are_refused() -> None:
