@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studies.check import Check, Measure, main
-from studies.versus import HARD, HARD_SETTING, at_equal_tokens
+from studies.versus import SETTING, at_equal_tokens
 from temper.recipes.grpo import grpo
 from temper.recipes.spo import spo
 
@@ -12,12 +12,13 @@ CHECK = Check(
     title="SPO",
     claim="6 to 12 points above PPO and GRPO on GSM8K in short answers (chain), 7 to 11 points above GRPO on MATH500 "
     "with 2K and 4K tokens in long ones (tree) (arXiv 2505.23564).",
-    setting=HARD_SETTING + " SPO-chain: a cut every 5 uncertain tokens, 4 continuations of each (the paper: 9), whose "
-    "tokens count as sampled. SPO-tree: 4·4·4 answers (6·6·6), segments of 5 tokens (30).",
+    setting=SETTING + " SPO-chain: a cut every 2 uncertain tokens (the paper: 5; answers have 15 tokens here), 4 "
+    "continuations of each (9), whose tokens count as sampled. SPO-tree: 4 trees of 3·3·3 answers a step (6·6·6), "
+    "segments of 4 tokens (30).",
     arms={
-        "chain": at_equal_tokens(spo, data=HARD, continuations=4),
-        "tree": at_equal_tokens(spo, data=HARD, form="tree"),
-        "grpo": at_equal_tokens(grpo, data=HARD),
+        "chain": at_equal_tokens(spo, every=2, continuations=4),
+        "tree": at_equal_tokens(spo, form="tree", groups=4),
+        "grpo": at_equal_tokens(grpo),
     },
     measures=[
         Measure("after/pass@1", "chain", "grpo", "pass@1 after training, chain"),

@@ -169,4 +169,4 @@ def paths(game: Game, task: Task) -> Iterator[tuple[tuple[str, ...], State]]:
         options = game.actions(task, state)
         if not options:
             yield path, state
-        waiting += [((*path, a), after) for a, after in reversed(options.items())]
+        waiting += [((*path, a), after) for a, after in reversed(list(options.items()))]
