@@ -28,7 +28,7 @@ adapters: $(ADAPTERS)
 		-k "verifiers or tasksets or openenv"
 
 vllm: $(VLLM)
-	$(VENV)/vllm/bin/python -m pytest tests/backends
+	$(VENV)/vllm/bin/python -m pytest tests/backends/test_vllm*.py tests/backends/test_ray_vllm.py
 
 lint: $(TEST)
 	$(BIN)/ruff check .
