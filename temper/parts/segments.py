@@ -22,7 +22,7 @@ from temper.parts.demonstrations import judged
 from temper.parts.gates import settled
 from temper.stage import Stage
 
-Place = tuple[tuple[int, ...], tuple[int, ...]]  # (context of an answer, what of the answer is there already)
+Place = tuple[tuple[int, ...], tuple[int, ...], int]  # (context of an answer, what is there of it, whose version)
 
 
 def cuts(p: Tensor, threshold: float, every: int, from_prompt: bool) -> list[int]:
@@ -74,7 +74,8 @@ class SegmentCredit:
         p, reward, a = b[BEHAVIOUR].exp(), b.spread(b[REWARD], TRAJECTORY, TURN), torch.zeros(len(b[BEHAVIOUR]))
         rows, owner = ends(b)
         places = {u: cuts(p[r], self.threshold, self.every, self.from_prompt) for u, r in rows.items()}
-        at = {u: [(context(b, u), tuple(b.turn_ids(u)[:k])) for k in ks] for u, ks in places.items()}
+        version = b[VERSION].tolist()
+        at = {u: [(context(b, u), tuple(b.turn_ids(u)[:k]), version[u]) for k in ks] for u, ks in places.items()}
         wanted = {place: u for u in reversed(at) for place in at[u]}
         value = await self._values(b, wanted, owner)
         for u, r in rows.items():
@@ -87,7 +88,7 @@ class SegmentCredit:
     async def _values(self, b: Batch, wanted: Mapping[Place, int], owner: Mapping[int, int]) -> dict[Place, float]:
         """V of every place; wanted: a turn that has it, owner: a trajectory of the turn. NaN: nothing is known."""
         asked = [(place, n) for place in wanted for n in range(self.continuations)]
-        said = await asyncio.gather(*(self._continued(b, *place, n, owner[wanted[place]]) for place, n in asked))
+        said = await asyncio.gather(*(self._continued(b, place, n, owner[wanted[place]]) for place, n in asked))
         if not said:
             return {}
         made = []
@@ -99,12 +100,13 @@ class SegmentCredit:
             record.judge([turn - 1, turn], role=b[ROLE][j])
             made.append(replace(record.episode(), request=b[REQUEST][g], split=b[SPLIT][g]))
         scored = await judged(Batch.of(made), self.judges)
-        same = [c.version == int(b[VERSION][wanted[place]]) for (place, _), c in zip(asked, said)]
+        same = [c.version == place[2] for (place, _), c in zip(asked, said)]
         got = scored[REWARD] if REWARD in scored else torch.full((len(same),), torch.nan)
         mean = torch.where(torch.tensor(same), got, torch.nan).view(-1, self.continuations).nanmean(1)
         return dict(zip(wanted, mean.tolist()))
 
-    async def _continued(self, b: Batch, before: tuple[int, ...], head: tuple[int, ...], n: int, j: int) -> Completion:
+    async def _continued(self, b: Batch, place: Place, n: int, j: int) -> Completion:
+        before, head, _ = place
         request = b[REQUEST][int(b.structure.group[j])]
         seed = streams.key(self.seed, "segments", request, n, *head)
         left = max(1, self.sampling.max_tokens - len(head))
