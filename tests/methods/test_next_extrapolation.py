@@ -14,15 +14,17 @@ from torch import Tensor
 
 from temper.backends.base import Lora
 from temper.errors import UserError
-from temper.evaluate import Answers
+from temper.evaluate import Answers, Evaluation
 from temper.loop import train_all
 from temper.methods.objectives.next_extrapolation import Jump, next_extrapolation
 from temper.parts.rewards import Rewards
 from temper.parts.trajectories import KeepWeights, Merged, continued, kept, pieces, rank_one_share, trained, whole
 from temper.policy import Policy
 from temper.recipes.next_extrapolation import next_extrapolation as recipe
+from temper.sync import Sync
 from temper.tasks.task import Task
-from temper.testing import ToyReward
+from temper.testing import ToyReward, toy_tasks
+from tests.asynchrony.parts import Slow, apart, go
 from tests.contract.test_recipes import written
 
 
@@ -65,7 +67,7 @@ def way(last: int, tensors: int = 4) -> list[dict[str, Tensor]]:
 
 def test_the_way_is_continued_and_better_than_straight_on() -> None:
     path, future, ahead = way(15), way(18), 3
-    said = continued(path, ahead, epochs=400, lr=2e-3)
+    said = continued(path, ahead, epochs=300, lr=2e-3, width=128)
     assert set(said) == {*(f"m{n}" for n in range(4)), "vector"}  # what stands still is left out
     for name in said:
         true = future[18][name] - path[15][name]
@@ -158,7 +160,8 @@ def jumped(tmp_path: Path, liked: float, coefficients: tuple[float, ...]) -> tup
     policy = SimpleNamespace(learner=learner, sampler=SimpleNamespace())
     validation: Any = SimpleNamespace(play=play, threshold=0.99)
     jump = Jump(policy, tmp_path, validation, 2, coefficients, 20, 1e-3)
-    found = asyncio.run(jump(SimpleNamespace(publish=publish, steps=3), 0))
+    run = SimpleNamespace(publish=publish, steps=3, apart=False, policies={"p": SimpleNamespace(trainable=False)})
+    found = asyncio.run(jump(run, 0))
     assert looked == list(range(1, len(coefficients) + 1)) and len(published) == len(coefficients) + 1
     return jump, (learner.w - path[-1]["w"]) / said, found
 
@@ -170,6 +173,42 @@ def test_validation_chooses_and_of_equals_the_smallest(tmp_path: Path) -> None:
     assert found["jump/rank_one_share"] == pytest.approx(1.0)
     assert jump.state_dict() == {"done": True} and not jump.due(0, 3)
     assert asyncio.run(jump(None, 0)) == {}  # not once more
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_samplers_with_weights_of_their_own_get_every_jump(
+    wait: bool, exact_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(model=exact_model)
+    policy.open()
+    last = {n: w.clone() for n, w in policy.learner.weights().items()}
+    hook = KeepWeights(tmp_path, 1)
+    for t in range(3):
+        there = {n: w - 0.01 * (3 - t) * drawn(*w.shape).to(w.dtype) for n, w in last.items()}
+        hook(None, SimpleNamespace(policy=SimpleNamespace(learner=SimpleNamespace(weights=lambda: there))))  # noqa: B023
+    run, ages = apart(exact_model, steps=1, sync=Sync(wait=wait))
+    jump = Jump(ages.policy, tmp_path, Evaluation(toy_tasks()[:2], 1, name="validation"), 1, (1.0, 2.0), epochs=2)
+    run.probes = [jump]
+    if not wait:
+        with pytest.raises(UserError, match="take a sync that waits"):
+            go(run)
+        return
+    loads: list[int] = []
+    monkeypatch.setattr(Slow, "load", noting(loads))
+    history = go(run)
+    assert loads == [0, 1, 2, 3, 4] and ages.gaps == [[0] * len(ages.gaps[0])]
+    assert history[0]["jump/coefficient"] in (1.0, 2.0)
+
+
+def noting(loads: list[int]) -> Any:
+    """Slow.load that notes versions."""
+    load = Slow.load
+
+    async def noted(self: Slow, weights: Any, version: int) -> Any:
+        loads.append(version)
+        return await load(self, weights, version)
+
+    return noted
 
 
 def test_no_coefficient_is_refused() -> None:

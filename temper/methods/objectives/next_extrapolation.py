@@ -67,8 +67,9 @@ class Jump:
     async def __call__(self, run: Any, step: int) -> dict[str, float]:
         if step or self.done:
             return {}
-        weights = self.policy.learner.weights()
-        last = {n: w.detach().clone() for n, w in weights.items()}
+        if run.apart and not run.sync.wait:
+            raise UserError("the jump is chosen by what its weights sample: take a sync that waits, blocking or resume")
+        last = {n: w.detach().clone() for n, w in self.policy.learner.weights().items()}
         path = [*kept(self.folder), last]
         way = continued(path, self.ahead, epochs=self.epochs, lr=self.lr, seed=self.seed)
         passed = {c: await self._tried(run, last, way, c) for c in self.coefficients}
@@ -93,7 +94,8 @@ class Jump:
         self.policy.learner.load({n: last[n] + (c * x).to(last[n].device, last[n].dtype) for n, x in way.items()})
         if hasattr(self.policy.sampler, "forget"):
             self.policy.sampler.forget()
-        await run.publish([])
+        await run.publish([{"jump/coefficient": c}])  # samplers of their own change for a newer version only
+        run.first = {p.name: p.version for p in run.policies.values() if p.trainable}
 
     def state_dict(self) -> dict[str, bool]:
         return {"done": self.done}
