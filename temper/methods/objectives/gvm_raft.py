@@ -4,6 +4,7 @@ Paper: Yao et al., "Optimizing Chain-of-Thought Reasoners via Gradient Variance 
 RL", 2025, arXiv 2505.02391; code RLHFlow/GVM.
 Hook: curriculum (how many attempts each task gets), before RAFT++ or GRPO.
 Claim: two to four times fewer steps than RAFT++ to the same accuracy, and a better one in the end; likewise for GRPO.
+It counts steps: with N' = 8 the probes are as many attempts again as are trained on.
 
     budget pass: N' probes of every task of a pool; p = share accepted; G = mean over the accepted of ‖∇ Σ_t log π(y_t)‖
     by one block of weights (the embeddings)
