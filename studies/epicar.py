@@ -15,7 +15,8 @@ CHECK = Check(
     "confidence match 30 of STaR (arXiv 2601.06786).",
     setting=SETTING.replace("8 tasks × 8", "16 tasks × 10").replace("40,000", "60,000")
     + " A step is a round with 8 optimiser steps at learning rate 5e-4. Confidence is p(yes)/(p(yes) + p(no)) on the "
-    "samples of a round before they are learned from. STaR is the same without verdicts.",
+    "samples of a round before they are learned from. STaR is the same without verdicts. After a pilot with "
+    "seed 100 every target token weighs the same: where every example did, answers became short guesses.",
     arms={
         "epicar": at_equal_tokens(epicar, **ROUNDS),
         "star": at_equal_tokens(epicar, **ROUNDS, verdicts="none"),

@@ -12,9 +12,12 @@ CHECK = Check(
     title="TRAAC",
     claim="8.4 % more accuracy and 36.8 % fewer tokens than the base model, on average over AIME, AMC, GPQA and BBEH "
     "(arXiv 2510.01581).",
-    setting=SETTING + " Steps of thinking begin at spaces. What copies sample counts as sampled tokens.",
+    setting=SETTING
+    + " Steps of thinking begin at spaces; what copies sample counts as sampled tokens. In thinking of a "
+    "few short steps attention is nearly even (in a pilot with seed 100 the paper's gate and targets let nothing go): "
+    "here nothing counts as even, and targets are 6, 4 and 2, of which the share 1 − u is taken.",
     arms={
-        "traac": at_equal_tokens(traac),
+        "traac": at_equal_tokens(traac, uniform=1.0, target=(6.0, 4.0, 2.0)),
         "reward alone": at_equal_tokens(traac, compress=False),
         "grpo": at_equal_tokens(grpo),
     },

@@ -98,10 +98,10 @@ def test_examples_are_right_answers_and_as_many_verdicts_of_either_kind() -> Non
     assert len(picked) > 1  # by chance
 
 
-def test_a_verdict_weighs_as_much_as_an_answer() -> None:
+def test_every_target_weighs_the_same() -> None:
     _, b = learned(asked(attempts(TASK_7, [("<think>3+4=7</think>7", 1.0), ("8", 0.0)])))
-    weights = epicar(POLICY).terms[0].weights(b)
-    assert b.sum(weights, TOKEN, TRAJECTORY).tolist() == pytest.approx([1 / 3, 1 / 3, 0.0, 1 / 3])
+    weights, n = epicar(POLICY).terms[0].weights(b), len(b.turn_ids(b.turns_of(0)[-1]))
+    assert b.sum(weights, TOKEN, TRAJECTORY).tolist() == pytest.approx([n / (n + 2), 1 / (n + 2), 0.0, 1 / (n + 2)])
 
 
 def test_examples_remember_how_often_they_drew() -> None:

@@ -11,8 +11,9 @@ Claim: Pareto-better than STaR in accuracy and calibration from 3B on; 10 votes 
 A step of the run is a round: many tasks, several optimiser steps on what they gave. Of D_e only the verdict's first
 token is a target. The larger class of verdicts is thinned to the size of the smaller by chance: else the answer to the
 question becomes a constant. "yes" alone makes it one: p(yes) → 1; "none" is STaR.
-Reconstructed: each example weighs the same, however long; the words of the question. `base` starts every round from
-the first weights (STaR's convention; the optimiser's moments stay), else a round goes on from the last.
+Reconstructed: every target token weighs the same, as in imitation elsewhere; the words of the question. `base` starts
+every round from the first weights (STaR's convention; the optimiser's moments stay), else a round goes on from the
+last.
 Left out: sets that accumulate over rounds. An attempt that was cut off without the cue gets it and answers behind it
 (adaptive injection decoding); the cue is no target.
 """
@@ -32,7 +33,7 @@ from temper.carrier import Batch
 from temper.columns import INFO, REWARD, TOKEN, Column, boolean
 from temper.errors import UserError
 from temper.method import Method
-from temper.objective import Term, seq_mean_token_mean
+from temper.objective import Term, token_mean
 from temper.parts.forced import Rescue
 from temper.parts.gates import to_tokens
 from temper.parts.self_evaluation import ASK, Confidence, SelfEvaluation
@@ -107,7 +108,7 @@ def epicar(
     return Method(
         on_group=[*rescue, asked],
         on_batch=[Confidence(asked), Examples(verdicts, right, balance, seed), *restart],
-        terms=[Term("imitation", NLL(), per=seq_mean_token_mean, where=LEARNED)],
+        terms=[Term("imitation", NLL(), per=token_mean, where=LEARNED)],
         epochs=epochs,
         minibatches=minibatches,
         policies={} if base is None else {"base": base},
