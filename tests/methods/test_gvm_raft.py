@@ -16,6 +16,7 @@ from temper.carrier import Batch
 from temper.columns import REWARD
 from temper.errors import UserError
 from temper.methods.objectives.gvm_raft import gvm_raft
+from temper.objective import token_mean
 from temper.parts.budget import PROBE, Budgeted, NoProbe, ProbeNorms, allocate, worth
 from temper.parts.score_norms import GRADIENT_NORM, GradientNorms
 from temper.parts.signals import RewardVaries
@@ -175,3 +176,4 @@ def test_forms() -> None:
         made = gvm_raft(None, form=form, pool=4, beta=0.0)  # type: ignore[arg-type]
         assert made.curriculum is not None and made.curriculum(TASKS, 4, 0).least == least  # type: ignore[attr-defined]
         assert isinstance(made.on_group[0], ProbeNorms) and [t.name for t in made.terms] == ["policy"]
+        assert made.terms[0].per is token_mean  # as Σ log π up to a factor of the batch: what G measures is trained on
