@@ -55,7 +55,8 @@ def written(path: Path, rows: list[tuple[str, str]]) -> str:
 
 def built(name: str, model: str, rows: str) -> Run:
     """The recipe's run, judged in the process."""
-    run = plain(name, model=model, data=rows, cold_start=0, trajectory=0)[-1]
+    alone = {"trajectory": 0} if name == "next-extrapolation" else {"cold_start": 0}
+    run = plain(name, model=model, data=rows, **alone)[-1]
     run.on_group = [_in_process(s) if isinstance(s, Rewards) else s for s in run.on_group]
     run.sampling = random_ends(run.sampling)
     return run
