@@ -118,6 +118,11 @@ CHECK = Check(
     exact="`tests/methods/test_flow_of_reasoning.py`: with a table of action values, games in a square of nine cells "
     "end in proportion to R^β (total variation below 0.02), also from skewed plays that are not the policy's, where "
     "reinforcement ends in one cell; the loss is 0 where log P_F = β log R + log P_B − log Z.",
+    note="GRPO (no KL, no entropy bonus) ends with one solution of each task, and of the held-out goal with none. The "
+    "price is accuracy: a single play reaches the goal with probability 0.89 (flow), 0.69 (log Z) and 0.98 (GRPO) in "
+    "training tasks, and 0.30, 0.31 and 0.00 in held-out ones; so accuracy is near GRPO's only with VarGrad. A policy "
+    "exactly at R² would show 8.2 solutions. One learned log Z for tasks whose sums of rewards differ is the worse fit "
+    "(distance 0.32 against 0.17). No arm was tuned; one run of five steps with seed 100 looked at costs.",
     paper="Counts of solutions by models of billions of parameters in other games: not comparable.",
 )
 
