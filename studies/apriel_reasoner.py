@@ -25,8 +25,8 @@ CHECK = Check(
         ),
         Measure("after/pass@1", "apriel", "no penalty", "pass@1 after training"),
     ],
-    exact="`tests/methods/test_apriel_reasoner.py`: the penalty for right, wrong and cut answers at solve rates ½ and 1; "
-    "where a third of a domain's rollouts never lands the correction takes half of the loss off, in log odds.",
+    exact="`tests/methods/test_apriel_reasoner.py`: the penalty of right, wrong and cut answers by solve rate; "
+    "where a third of a domain's rollouts is lost the correction takes half of that off, in log odds.",
 )
 
 if __name__ == "__main__":

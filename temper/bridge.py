@@ -208,7 +208,7 @@ def _floats(values: Iterable[float]) -> torch.Tensor:
 def token_versions(b: Batch) -> torch.Tensor:
     """[tokens] int64: the version of the weights that sampled each token; -1 = nobody's."""
     s = b.structure
-    each = b[VERSION][s.token_turn].clone()
+    each: torch.Tensor = b[VERSION][s.token_turn].clone()
     if VERSIONS not in b:
         return each
     for u, versions in enumerate(b[VERSIONS]):

@@ -150,7 +150,7 @@ class Layer(DynamicLayer):  # type: ignore[no-untyped-call]
 def cache_of(module: Any, layers: Sequence[Layer] = (), room: int = 0) -> Any:
     """A cache for `module` of these layers, or an empty one with `room` columns to begin with."""
     config = plain(module).config.get_text_config()
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     cache.layer_class_to_replicate = None
     cache.spread = None
     cache.layers = list(layers) or [Layer(room) for _ in range(config.num_hidden_layers)]
@@ -161,12 +161,12 @@ def behind(cache: Any, group: Tensor, length: Tensor, room: int) -> None:
     """Make the rows of `cache`, right-aligned, what others begin with: row i of them with row `group[i]` of these."""
     keys, _ = cache.layers[0].seen()
     cache.spread = Spread(group, length, keys.shape[2], keys.device)
-    stems = (Stem(*layer.seen(), cache.spread) for layer in cache.layers)
-    cache.layers = [Layer.behind(stem, len(group), room) for stem in stems]
+    seen = [layer.seen() for layer in cache.layers]
+    cache.layers = [Layer.behind(Stem(k, v, cache.spread), len(group), room) for k, v in seen]
 
 
 def spared(cache: Any, group: Tensor) -> int:
     """Bytes that a layer's copies of the beginnings would take for these rows, beyond those that are shared."""
     stem = cache.layers[0].stem
     shared = cache.layers[0].seen() if stem is None else (stem.keys, stem.values)
-    return (len(group) - len(shared[0])) * sum(x[0].numel() * x.element_size() for x in shared)
+    return (len(group) - len(shared[0])) * int(sum(x[0].numel() * x.element_size() for x in shared))

@@ -457,7 +457,8 @@ def _linked(b: Batch, sampled_only: bool, groups: bool = False) -> Tensor:
         found = _lowest(found, b.structure.group, torch.arange(len(found)), b.size(GROUP)) if groups else found
         found = found[found]
         if torch.equal(found, first):
-            return torch.unique(first, return_inverse=True)[1]
+            number: Tensor = torch.unique(first, return_inverse=True)[1]
+            return number
         first = found
 
 

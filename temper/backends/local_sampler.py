@@ -243,7 +243,10 @@ class LocalSampler:
         layers = range(len(next(s.pieces for _, s, _ in asked if s)))
         made.cache = cache_of(
             self.module,
-            [Layer.of([s and s.cut(i, k) for _, s, k in asked], width, width + columns + reserve) for i in layers],
+            [
+                Layer.of([s.cut(i, k) if s else None for _, s, k in asked], width, width + columns + reserve)
+                for i in layers
+            ],
         )
         made.grow(columns)
         at = torch.tensor([row * columns + m - 1 for row, m in enumerate(left)])

@@ -119,7 +119,8 @@ def test_a_methods_recipe_runs_that_method(name: str) -> None:
 
 WHOLE = ("grpo", "dpo")  # for these, the options that they share with others too
 TEXTS: dict[str, Any] = {  # another value for options whose type does not tell one
-    "reward": ("number_match",), "second_reward": ("number_match",), "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
+    "reward": ("number_match",), "second_reward": ("number_match",),
+    "system": "Be brief.", "prefill": "So ", "device": "cpu", "dtype": "bfloat16",
     "top_p": 0.9, "weights": (0.25,), "eval_attempts": 2, "eval_tasks": 2, "minibatches": 2,
     "teacher": "temper-tiny", "end": "so",
 }  # fmt: skip

@@ -61,8 +61,8 @@ def test_running_moments_are_those_of_everything_seen_and_are_kept() -> None:
 def test_the_actor_waits_for_its_critic_to_the_bit(exact_model: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "say {w}", "answer": "{w}"}}\n' for w in "abcd"))
-    run = recipe(model=exact_model, data=str(rows), reward=("exact_match",), steps=2, groups=2, attempts=3, max_tokens=4,
-                 eval_tasks=0, freeze=2, minibatches=1, save_every=0)  # fmt: skip
+    sizes = {"steps": 2, "groups": 2, "attempts": 3, "max_tokens": 4, "eval_tasks": 0, "save_every": 0}
+    run = recipe(model=exact_model, data=str(rows), reward=("exact_match",), freeze=2, minibatches=1, **sizes)
     policy = next(iter(run.roles.values()))
     run.out, run.threads, kept = tmp_path / "run", 1, {}
 

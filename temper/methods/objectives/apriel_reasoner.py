@@ -8,8 +8,8 @@ Claim: 30 to 50 % shorter reasoning than comparable models at equal or better ac
 tokens.
 
     p_d ∝ w_d · clip(target_d/actual_d, 0.1, 10), actual_d the domain's share of finished rollouts, after the first 50
-    penalty = −(L − (L_max − B))/B for L > L_max − B, else 0; · solve_rate^γ where right, · `failed` where wrong; −1 for those
-    that ran into the limit
+    penalty = −(L − (L_max − B))/B for L > L_max − B, else 0; · solve_rate^γ where right, · `failed` where wrong
+    −1 in full for those that ran into the limit
     reward 1 right, −½ wrong, −1 without an answer or unfinished;  A = r − mean, ε = 0.02
 
 Domains whose rollouts take longer finish less often than they are asked for; what counts is what has finished. The

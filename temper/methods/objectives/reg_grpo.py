@@ -10,7 +10,8 @@ signal.
     ϱ_i = Σ_t log π_θ − log π_old;  Â_i = (ϱ_i − mean ϱ)/√(var ϱ + ε²);  A_i = (r_i − μ)/σ
     loss = mean_i (A_i − Â_i)²
     Δ(x) = mean reward of the last groups − mean_i r_i.  Δ > 0: the best of some answers that were shown the true one is
-    put before the task as a hint, a prefix, the longer the larger Δ;  Δ < 0: words of the prompt are dropped;  then again
+    put before the task as a hint, a prefix, the longer the larger Δ;  Δ < 0: words of the prompt are dropped; then
+    the group is played again
 
 Neither min nor clip. With two answers the loss is 0 or 4 and has no gradient: groups need three judged answers, and
 rewards that differ. At θ = π_old the direction is GRPO's, times 1/ε. It needs several optimiser steps on a batch to be
