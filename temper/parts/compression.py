@@ -90,7 +90,7 @@ class Compress:
     policy: Any
     frozen: Any
     judges: Sequence[Stage]
-    target: tuple[float, float, float] = (0.6, 0.4, 0.2)
+    target: tuple[float, ...] = (0.6, 0.4, 0.2)
     uniform: float = 0.8
     cues: tuple[str, ...] = CUES
     start: str = "<think>"

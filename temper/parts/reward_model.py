@@ -89,7 +89,7 @@ class RewardModel:
             (info["solved"], p) for info, p in zip(nodes, score.tolist()) if info["yes"] and info["solved"] is not None
         ]
         if known:
-            found = calibration(*zip(*known))
+            found = calibration([solved for solved, _ in known], [p for _, p in known])
             self.metrics = {f"reward_model/{k}": v for k, v in found.items() if k in ("auroc", "brier") and v == v}
         said = self.model.learner.update(q, [Term("verdict", SoftVerdict())])
         self.metrics |= {"reward_model/loss": said["loss/verdict"]} if "loss/verdict" in said else {}

@@ -66,7 +66,7 @@ def expo(
     if cold_start:
         plain = tasks_for(SUITE, None, 0, seed)[0][:1000]
         told = [replace(t, id=f"{t.id}/told", prompt=hinted(t, hint)) if n // 5 % 2 else t for n, t in enumerate(plain)]
-        shown = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
+        shown: dict[str, Any] = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
         phases = [imitate(SingleTurn(), worked, told, **shown, **options)]
         model = left_by(out)
     sampling = SamplingParams(max_tokens, **{k: options[k] for k in ("temperature", "top_p", "top_k") if k in options})

@@ -83,7 +83,7 @@ def verirl(
             imitate(SingleTurn(), worked, shown, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
         )
         assert phases[0].name == COLD_START
-    shared = {
+    shared: dict[str, Any] = {
         "train": train,
         "held_out": held_out,
         "groups": groups,
@@ -100,8 +100,13 @@ def verirl(
             balance=balance, kappa=kappa, minibatches=minibatches,
         )  # fmt: skip
 
+    def imitate_passing(policy: Any) -> Any:
+        return raft(policy, threshold=passed)
+
     for _ in range(rounds):
         phases.append(train_on(learn, name="verirl", model=left(), steps=steps, **shared))
-        own = {"name": REJECTION, "model": left(), "steps": rejection_steps, "env": Revisions(turns=turns)}
-        phases.append(train_on(lambda policy: raft(policy, threshold=passed), **own, **shared))
+        own: dict[str, Any] = {"name": REJECTION, "model": left(), "steps": rejection_steps}
+        phases.append(
+            train_on(lambda policy: raft(policy, threshold=passed), env=Revisions(turns=turns), **own, **shared)
+        )
     return [*phases, train_on(learn, name="verirl", model=left(), steps=steps, **shared)]

@@ -34,7 +34,8 @@ def pass_rate(completion: str, task: Task) -> float | None:
         return verilog(completion, str(task.info["testbench"]))
     if task.info.get("cases"):
         return circuit(final_part(completion), task.info["cases"])
-    return float(exact_match(completion, task.answer))
+    right = exact_match(completion, task.answer)
+    return None if right is None else float(right)
 
 
 def verilog(completion: str, testbench: str, seconds: float = 10.0) -> float | None:

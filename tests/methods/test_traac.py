@@ -75,8 +75,10 @@ class Frozen:
     def read(self, b: Batch, columns: Any) -> Batch:
         assert list(columns) == [END_ATTENTION] and list(columns[END_ATTENTION].layers(4)) == [0, 1]
         decode = tiny_tokenizer().decode
-        self.read_texts += [decode(b.turn_ids(b.turns_of(j)[-1])) for j in range(b.size(TRAJECTORY))]
-        return b.put(END_ATTENTION, torch.tensor([self.table.get(decode([i]), 0.01) for i in b.token_ids.tolist()]))
+        self.read_texts += [str(decode(b.turn_ids(b.turns_of(j)[-1]))) for j in range(b.size(TRAJECTORY))]
+        return b.put(
+            END_ATTENTION, torch.tensor([self.table.get(str(decode([i])), 0.01) for i in b.token_ids.tolist()])
+        )
 
 
 def compressed(b: Batch, says: Told, frozen: Frozen, **how: Any) -> Batch:
@@ -164,4 +166,4 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="judges"):
         traac(None, judges=[], frozen=None)
     with pytest.raises(UserError, match="easy, medium and hard"):
-        traac(None, judges=[EndsWithAnswer()], frozen=None, target=(0.5,))  # type: ignore[arg-type]
+        traac(None, judges=[EndsWithAnswer()], frozen=None, target=(0.5,))

@@ -149,7 +149,7 @@ def test_method_and_its_options() -> None:
     assert len(verirl(None, reward_model=Judge(), balance=False).on_batch) == 3
     for bad in ({"mix": 1.5}, {"kappa": -1.0}):
         with pytest.raises(UserError):
-            verirl(None, reward_model=Judge(), **bad)
+            verirl(None, reward_model=Judge(), **bad)  # type: ignore[arg-type]
 
 
 # designs --------------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_without_icarus_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_rounds_are_phases() -> None:
     from temper.recipes.verirl import verirl as recipe
 
-    names = [run.name for run in recipe(cold_start=2, rounds=1, steps=1, eval_tasks=0)]
+    names = [run.name for run in recipe(cold_start=2, rounds=1, steps=1, eval_tasks=0, data="rg:gcd?size=40")]
     assert names == ["cold-start", "verirl", "rejection", "verirl"]
     task = replace(TASK_XOR, answer="1")
     assert pass_rate("1", task) == 0.5  # cases come before the answer

@@ -26,7 +26,7 @@ class Told:
         self.sampler = SimpleNamespace(sample=self.sample)
 
     async def sample(self, ids: Sequence[int], params: SamplingParams) -> Completion:
-        self.asked.append((self.tokenizer.decode(list(ids)), params))
+        self.asked.append((str(self.tokenizer.decode(list(ids))), params))
         return said(self.says(len(self.asked) - 1, self.asked[-1][0]))
 
 
@@ -34,7 +34,7 @@ def said(text: str) -> Completion:
     """A sampled answer with this text, every log-prob −1."""
     tokenizer, whole = tiny_tokenizer(), not text.endswith("…")
     ids = (*tokenizer.encode(text.rstrip("…"), add_special_tokens=False), *([turn_ends(tokenizer)[-1]] * whole))
-    return Completion(ids, (-1.0,) * len(ids), "stop" if whole else "length", text=tokenizer.decode(list(ids)))
+    return Completion(ids, (-1.0,) * len(ids), "stop" if whole else "length", text=str(tokenizer.decode(list(ids))))
 
 
 def attempts(task: Task, answers: Sequence[tuple[str, float | None]], request: str = "1:t") -> Batch:

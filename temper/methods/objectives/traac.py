@@ -45,7 +45,7 @@ RECIPE = "traac"
 
 def traac(
     policy: Any, *, judges: Sequence[Stage], frozen: Any, beta: float = 1e-3, compress: bool = True,
-    target: tuple[float, float, float] = (0.6, 0.4, 0.2), uniform: float = 0.8, cues: tuple[str, ...] = CUES,
+    target: tuple[float, ...] = (0.6, 0.4, 0.2), uniform: float = 0.8, cues: tuple[str, ...] = CUES,
     start: str = "<think>", end: str = "</think>", right: float = 1.0, sampling: SamplingParams | None = None,
     clip_low: float = 0.2, clip_high: float = 0.28, seed: int = 0, minibatches: int = 1,
 ) -> Method:  # fmt: skip
