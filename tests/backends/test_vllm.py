@@ -189,10 +189,10 @@ def test_the_event_loop_goes_on_and_tokens_are_heard(sampler: VLLMSampler) -> No
 def test_a_request_that_vllm_refuses_harms_no_other(sampler: VLLMSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = sampler._engine.add_request
 
-    def refuse(key: str, prompt: Any, params: Any) -> Any:
+    def refuse(key: str, prompt: Any, params: Any, **options: Any) -> Any:
         if len(prompt["prompt_token_ids"]) == 3:
             raise ValueError("no room")
-        return inner(key, prompt, params)
+        return inner(key, prompt, params, **options)
 
     monkeypatch.setattr(sampler._engine, "add_request", refuse)
 
