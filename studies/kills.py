@@ -188,8 +188,9 @@ def difference(mine: Path, other: Path) -> list[str]:
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Of every step; the record before the first, which placement alone writes, is none."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: _told(k, v) for k, v in r.items() if not k.startswith(CLOCK)} for r in rows]
+    return [{k: _told(k, v) for k, v in r.items() if not k.startswith(CLOCK)} for r in rows if r["step"]]
 
 
 def _told(name: str, value: Any) -> Any:
