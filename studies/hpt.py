@@ -21,6 +21,8 @@ CHECK = Check(
     ],
     exact="`tests/methods/test_hpt.py`: P = gate and P = gate + 1 differ in the loss; imitation, REINFORCE and PPO "
     "follow from one estimator by its denominator.",
+    note="The tasks are nearly out of reach: even with worked answers pass@1 stays at two in a hundred after "
+    "so few tokens. What holds is the order of the two, not a useful level.",
 )
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ CHECK = Check(
     ],
     exact="`tests/methods/test_light_if.py`: exactly a fifth of a batch's tokens is imitated, with no gradient "
     "elsewhere; the entropy weights of a row sum to at most 10 and are even where rewards are equal.",
+    note="Entropy is higher on average, but not in a way that five seeds can tell from none.",
 )
 
 if __name__ == "__main__":

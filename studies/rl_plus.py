@@ -22,6 +22,8 @@ CHECK = Check(
     ],
     exact="`tests/methods/test_rl_plus.py`: the weight m is at most 1 where π_θ = π_old, 1 only for a certain "
     "token, and never above 4; wrong worked answers are pushed away.",
+    note="The tasks are nearly out of reach: even with worked answers pass@1 stays at three in a hundred after"
+    " so few tokens. What holds is the order of the two, not a useful level.",
 )
 
 if __name__ == "__main__":
