@@ -10,10 +10,12 @@ from temper.recipe import extends
 from temper.recipes.common import train_on
 from temper.run import Run
 
-FIXED = ("temperature", "top_p", "top_k", "max_tokens")  # a flow is the policy's own distribution, one token at a time
+OURS = (  # a flow is the policy's own distribution, one token at a time
+    "method", "name", "train", "held_out", "judges", "env", "temperature", "top_p", "top_k", "max_tokens",
+)  # fmt: skip
 
 
-@extends(train_on, without=("method", "name", "train", "held_out", "judges", "env", *FIXED))
+@extends(train_on, without=OURS)
 def flow_of_reasoning(
     form: Literal["vargrad", "logz"] = "vargrad",
     parts: tuple[int, ...] = (2, 3),
