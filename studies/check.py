@@ -70,7 +70,7 @@ def figures_of(folder: Path) -> dict[str, float]:
     summary = json.loads((folder / "summary.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     late = lines[-max(1, len(lines) // 5) :]
-    keys = [k for k, v in lines[-1].items() if _number(v)]
+    keys = dict.fromkeys(k for x in late for k, v in x.items() if _number(v))  # some metrics are not in every step
     figures = {f"last/{k}": mean(x[k] for x in late if _number(x.get(k))) for k in keys}
     for when in ("before", "after"):
         if when in summary:
