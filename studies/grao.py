@@ -21,8 +21,7 @@ CHECK = Check(
         Measure("after/pass@1", "grao", "grpo", "pass@1 after training"),
     ],
     exact="`tests/methods/test_grao.py`: in a complete group the alignment part is λ times the exploration "
-    "gradient, in an incomplete one it is not; where all attempts fail the reference still has a "
-    "gradient.",
+    "gradient; where all attempts fail the reference still has a gradient.",
     note="The tasks are nearly out of reach: pass@1 stays below three in a hundred after so few tokens. What "
     "holds is the order of the two, not a useful level.",
 )

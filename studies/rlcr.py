@@ -27,8 +27,8 @@ CHECK = Check(
         Measure("last/calibration/auroc", "rlcr", "without", "AUROC of the stated confidence, last fifth"),
         Measure("after/pass@1", "rlcr", "without", "pass@1 after training"),
     ],
-    exact="`tests/methods/test_rlcr.py`: the expected reward is largest at q = p and grows with p; a "
-    "logarithmic score prefers a surely wrong answer; ECE, Brier score and AUROC by hand.",
+    exact="`tests/methods/test_rlcr.py`: the expected reward is largest at q = p and grows with p; "
+    "ECE, Brier score and AUROC by hand.",
 )
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ def cut(lengths: list[int], rewards: list[float] | None = None, **how: float) ->
 
 @pytest.mark.parametrize(("g", "largest"), [(8, 2.475), (10, 2.846), (32, 5.480)])
 def test_no_z_score_is_larger(g: int, largest: float) -> None:
-    x = torch.tensor([0.0] * (g - 1) + [1.0])
-    assert (
-        float((x[-1] - x.mean()) / x.std())
-        == pytest.approx((g - 1) / math.sqrt(g), abs=1e-5)
-        == pytest.approx(largest, abs=1e-3)
-    )
+    """With α just below the largest z-score an outlier of any size is beyond T, just above it never is."""
+    assert largest == pytest.approx((g - 1) / math.sqrt(g), abs=1e-3)
+    for longest in (100, 10_000):
+        b = of([(1, 1.0)] * (g - 1) + [(longest, 1.0)])
+        for alpha, beyond in ((largest - 0.05, True), (largest + 0.05, False)):
+            limit = CutOutliers(Live(), alpha=alpha).limit(b, b.count(TOKEN, TRAJECTORY))
+            assert limit is not None and (longest - limit > 0) is beyond
 
 
 def test_eight_answers_are_too_few_and_thirty_two_are_not() -> None:

@@ -44,21 +44,19 @@ def test_the_reference_may_be_part_of_the_statistics() -> None:
 
 
 def test_the_alignment_part_is_lambda_times_exploration() -> None:
-    """∇ of λ·mean Â_i (E_i − S) in a complete group; in an incomplete one the reference is moved as well."""
-    b = with_reference(ROWS)
-    logp = torch.randn(b.size(TOKEN), dtype=torch.float64).requires_grad_()
-    e = b.mean(logp, TOKEN, TRAJECTORY)
-    z = torch.tensor([0.5, -0.5, 0.0], dtype=torch.float64) / (1 / 6) ** 0.5
+    """∇ of λ·mean Â_i (E_i − S): in a complete group the reference is not moved by it."""
 
-    def gradient(x: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(x, logp, retain_graph=True)[0]
+    def gradient(lam: float) -> torch.Tensor:
+        b = asyncio.run(AlignmentAdvantage(beta=0.0, lam=lam)(with_reference(ROWS)))
+        b = b.put(DEMONSTRATION, torch.tensor([False] * 4 + [True] * 2))
+        logp = torch.full((b.size(TOKEN),), -1.0, dtype=torch.float64).requires_grad_()
+        term = grao(None).terms[0]
+        (term.weights(b) * term.values(b.put(LOGP, logp))[0]).sum().backward()
+        return logp.grad
 
-    explore = gradient((z * e[:3]).mean())
-    assert torch.allclose(gradient(0.6 * (z * (e[:3] - e[3])).mean()), 0.6 * explore, atol=1e-12)
-    short = gradient(0.6 * (z[:2] * (e[:2] - e[3])).sum() / 2 + 0.6 * z[0] * 0 * e[0])
-    assert torch.allclose(short[-2:], torch.zeros(2, dtype=torch.float64), atol=1e-12)  # ½ − ½: still complete
-    lone = gradient(0.6 * z[0] * (e[0] - e[3]))
-    assert bool((lone[-2:].abs() > 0.1).all())
+    explore, both = gradient(0.0), gradient(0.6)
+    assert torch.allclose(both, 1.6 * explore, atol=1e-6) and bool((explore[:3].abs() > 0.1).all())
+    assert torch.allclose(both[-2:], torch.zeros(2, dtype=torch.float64), atol=1e-6)
 
 
 def test_the_gradient_is_that_of_the_objective() -> None:

@@ -114,12 +114,13 @@ def test_without_sections() -> None:
 def test_at_a_constant_sum_the_product_falls_with_the_gap_and_the_mean_does_not() -> None:
     gaps = torch.linspace(0, 0.9, 7)
     user, assistant = 0.5 + gaps / 2, 0.5 - gaps / 2
-    assert bool(((user * assistant).sqrt().diff() < 0).all()) and ((user + assistant) / 2).tolist() == [0.5] * 7
+    assert bool((Welfare().joint(user, assistant).diff() < 0).all())
+    assert Welfare("arithmetic").joint(user, assistant).tolist() == [0.5] * 7
 
 
 def test_the_poorer_party_has_the_larger_share_of_the_gradient() -> None:
     parties = torch.tensor([0.2, 0.8], requires_grad=True)
-    (gradient,) = torch.autograd.grad(parties.prod().sqrt(), parties)
+    (gradient,) = torch.autograd.grad(Welfare().joint(*parties), parties)
     assert gradient.tolist() == pytest.approx([0.5 * (0.8 / 0.2) ** 0.5, 0.5 * (0.2 / 0.8) ** 0.5])
 
 

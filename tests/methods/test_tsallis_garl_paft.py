@@ -68,7 +68,8 @@ def test_escape_from_a_small_probability(q: float, power: float) -> None:
             p = float(torch.sigmoid(theta))
             if p > 0.5:
                 return n
-            theta = theta + 0.5 * p ** (1 - q) * (1 - p)  # −∇ℓ_q = P^{1−q} ∇log P
+            (path,) = TsallisCredit(q).coefficients(torch.tensor([math.log(p)], dtype=torch.float64))[1]
+            theta = theta + 0.5 * path * (1 - p)  # −∇ℓ_q = P^{1−q} ∇log P
         raise AssertionError("no escape")
 
     few, many = steps(1e-2), steps(1e-3)
