@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import Any
 
 from temper.backends.vllm import installed
 from temper.errors import UserError
+from temper.gateway.server import loopback
 
 TOKEN = "TEMPER_VLLM_TOKEN"
 BODY = 64 * 2**20  # bytes of a request
@@ -116,16 +116,6 @@ async def refuse(send: Any, status: int, why: str) -> None:
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
-
-
-def loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from temper.bridge import BEHAVIOUR, to_episodes
 from temper.carrier import Batch
-from temper.columns import CORE, REWARD, TASK, TRAJECTORY, floating
+from temper.columns import CORE, INFO, REWARD, TASK, TRAJECTORY, floating
 from temper.episode import ENV, Episode, Recorder
 from temper.models.load import turn_ends
 from temper.stage import Stage
@@ -25,6 +26,11 @@ async def judged(b: Batch, judges: Sequence[Stage]) -> Batch:
     for judge in judges:
         b = await judge(b)
     return b
+
+
+def is_demonstration(b: Batch) -> Tensor:
+    """[trajectories] bool: worked answers that joined a group."""
+    return torch.tensor([bool((info or {}).get("demonstration")) for info in b[INFO]], dtype=torch.bool)
 
 
 def all_fail(b: Batch, at_most: float = 0.0) -> bool:

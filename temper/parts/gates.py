@@ -29,6 +29,7 @@ from temper.columns import (
 from temper.parts.advantages import is_greedy
 from temper.parts.logprobs import BEHAVIOUR, OLD_ENTROPY
 from temper.parts.losses import KL_SELECTED
+from temper.stage import Counted
 
 NOT_GREEDY = Column("not_greedy", TOKEN, boolean, "sampled, not decoded at temperature 0")
 NOT_TRUNCATED = Column("not_truncated", TOKEN, boolean, "of a trajectory that ended by itself")
@@ -178,7 +179,7 @@ def how_many(share: float, cov: Tensor) -> int:
 
 
 @dataclass
-class ClipCovSelect:
+class ClipCovSelect(Counted):
     """Takes the gradient away from a random `share` of the tokens whose covariance is within (low, high).
 
     As the first optimiser step of the batch sees it: the paper's code draws again in every micro-batch and leaves out
@@ -190,7 +191,6 @@ class ClipCovSelect:
     high: float = 5.0
     old: Column = BEHAVIOUR
     seed: int = 0
-    calls: int = 0
     writes = (COV_KEPT,)
     wanted = True
 
@@ -207,12 +207,6 @@ class ClipCovSelect:
         kept = torch.ones_like(cov)
         kept[within[order[: how_many(self.share, cov)]]] = 0.0
         return b.put(COV_KEPT, kept)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"calls": self.calls}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.calls = state["calls"]
 
 
 @dataclass(frozen=True)

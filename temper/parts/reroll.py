@@ -14,12 +14,6 @@ from temper.carrier import Batch
 from temper.episode import ENV, Episode, Recorder, Turn
 
 
-def prompt_of(b: Batch) -> tuple[int, ...]:
-    """The ids that a group's first attempt was asked with (its turns before the first sampled one)."""
-    episode = to_episodes(b)[0]
-    return tuple(i for t in episode.turns[: opening(episode)] for i in t.ids)
-
-
 def opening(episode: Episode) -> int:
     """How many turns of the environment come before anybody speaks."""
     return next(n for n, t in enumerate(episode.turns) if t.author != ENV)

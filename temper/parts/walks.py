@@ -15,6 +15,12 @@ from temper.carrier import Batch, Grouping
 from temper.columns import TOKEN, TRAJECTORY, TURN
 
 
+def by_turn(b: Batch) -> list[Tensor]:
+    """The TOKEN rows of every sampled turn that has any, in order."""
+    _, count = b.structure.token_turn.unique_consecutive(return_counts=True)
+    return list(torch.arange(b.size(TOKEN)).split(count.tolist()))
+
+
 @dataclass(frozen=True)
 class Walk:
     """One row a (trajectory, token) pair, ordered by trajectory, then by the token's place in it (int64 [pairs]).

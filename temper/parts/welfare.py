@@ -43,11 +43,15 @@ class Welfare:
         found = [measured(row.completion, self.sections, self.lengths) for row in rows_of(b)]
         user, assistant = self.parties(found, b[REWARD].clamp(0, 1))
         read = torch.tensor([m.read for m in found], dtype=torch.bool)
-        score = (user * assistant).sqrt() if self.form == "geometric" else (user + assistant) / 2
+        score = self.joint(user, assistant)
         shown = {"user": user, "assistant": assistant, "minimum": torch.minimum(user, assistant), "score": score}
         self.metrics = {f"welfare/{k}": float(torch.where(read, x, 0.0).nanmean()) for k, x in shown.items() if len(x)}
         self.metrics |= {"welfare/read": float(read.float().mean())} if len(read) else {}
         return b.put(SHAPED, torch.where(read | b[REWARD].isnan(), score, torch.zeros_like(score)))
+
+    def joint(self, user: Tensor, assistant: Tensor) -> Tensor:
+        """The welfare of both: √(U·A), or their mean."""
+        return (user * assistant).sqrt() if self.form == "geometric" else (user + assistant) / 2
 
     def parties(self, found: list[Measured], c: Tensor) -> tuple[Tensor, Tensor]:
         """(U, A) [trajectories]"""

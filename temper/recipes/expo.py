@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from temper.backends.base import SamplingParams
-from temper.envs.single import SingleTurn
 from temper.methods.objectives.expo import expo as method
 from temper.parts.explanations import HINT, hinted
 from temper.parts.schedules import Linear
 from temper.recipe import extends
 from temper.recipes.common import SUITE, post_train, tasks_for
-from temper.recipes.imitation import cold_start as imitate
-from temper.recipes.imitation import left_by
+from temper.recipes.imitation import taught
 from temper.recipes.light_if import worked
 from temper.run import Run
 
@@ -62,13 +60,9 @@ def expo(
     lr             peak learning rate of RL
     minibatches    optimiser steps on each batch
     """
-    phases: list[Run] = []
-    if cold_start:
-        plain = tasks_for(SUITE, None, 0, seed)[0][:1000]
-        told = [replace(t, id=f"{t.id}/told", prompt=hinted(t, hint)) if n // 5 % 2 else t for n, t in enumerate(plain)]
-        shown: dict[str, Any] = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
-        phases = [imitate(SingleTurn(), worked, told, **shown, **options)]
-        model = left_by(out)
+    plain = tasks_for(SUITE, None, 0, seed)[0][:1000] if cold_start else []
+    told = [replace(t, id=f"{t.id}/told", prompt=hinted(t, hint)) if n // 5 % 2 else t for n, t in enumerate(plain)]
+    phases, model = taught(worked, told, out, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
     sampling = SamplingParams(max_tokens, **{k: options[k] for k in ("temperature", "top_p", "top_k") if k in options})
 
     def make(policy: Any, judges: Any) -> Any:

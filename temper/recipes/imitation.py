@@ -10,6 +10,7 @@ from typing import Any
 from temper.backends.base import AdamW, Lora
 from temper.envs.conversations import Conversations, demonstrated
 from temper.envs.shown import Says, Shown
+from temper.envs.single import SingleTurn
 from temper.method import Method
 from temper.methods.objectives.sft import sft
 from temper.objective import Update
@@ -44,6 +45,16 @@ def cold_start(
     )  # fmt: skip
 
 
+def taught(
+    says: Says, tasks: Sequence[Task], out: Path, *, model: str, steps: int, lr: float, seed: int, **options: Any
+) -> tuple[list[Run], str]:
+    """(a first phase that imitates one-turn answers, the model that it leaves); without steps, none and `model`."""
+    if not steps or not tasks:
+        return [], model
+    made = cold_start(SingleTurn(), says, tasks, model=model, steps=steps, lr=lr, seed=seed, **options)
+    return [made], left_by(out)
+
+
 def of_dialogues(name: str, shown: Callable[[int], Task], *, model: str, steps: int, seed: int) -> Run:
     """Imitation of generated dialogues, 32 a step: `shown(k)` is the k-th."""
     policy = Policy(model=model, optimizer=AdamW(lr=WarmUp(Linear(2e-3, 0.0, steps), 10)))
@@ -55,6 +66,6 @@ def of_dialogues(name: str, shown: Callable[[int], Task], *, model: str, steps: 
     )  # fmt: skip
 
 
-def left_by(out: Path, name: str = COLD_START) -> str:
-    """The model that the first phase of a run in `out` leaves."""
-    return str(out / f"1-{name}" / "checkpoints" / "latest" / "model")
+def left_by(out: Path, name: str = COLD_START, n: int = 1) -> str:
+    """The model that the n-th phase of a run in `out`, the first if not said, leaves."""
+    return str(out / f"{n}-{name}" / "checkpoints" / "latest" / "model")

@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from temper.envs.single import SingleTurn
 from temper.methods.objectives.light_if import entropy_sft
 from temper.methods.objectives.light_if import light_if as method
 from temper.recipe import extends
 from temper.recipes.common import SUITE, post_train, tasks_for
-from temper.recipes.imitation import cold_start, left_by
+from temper.recipes.imitation import taught
 from temper.run import Run
 from temper.tasks.solutions import solution
 from temper.tasks.task import Task
@@ -47,15 +46,11 @@ def light_if(
     lr            peak learning rate of RL
     minibatches   optimiser steps on each batch
     """
-    phases = []
     shown = [t for t in tasks_for(data, None, 0, seed)[0][:500] if solution(t) is not None] if imitation else []
-    if shown:
-        teach = partial(entropy_sft, share=share, c=c)
-        phases = [
-            cold_start(SingleTurn(), worked, shown, model=model, steps=imitation, lr=imitation_lr, seed=seed,
-                       method=teach, **options)
-        ]  # fmt: skip
-        model = left_by(out)
+    phases, model = taught(
+        worked, shown, out, model=model, steps=imitation, lr=imitation_lr, seed=seed,
+        method=partial(entropy_sft, share=share, c=c), **options,
+    )  # fmt: skip
 
     def make(policy: Any) -> Any:
         return method(

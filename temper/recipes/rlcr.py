@@ -6,12 +6,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from temper.envs.single import SingleTurn
 from temper.methods.objectives.rlcr import rlcr as method
 from temper.recipe import extends
 from temper.recipes.common import SUITE, post_train, tasks_for
-from temper.recipes.imitation import cold_start as imitate
-from temper.recipes.imitation import left_by
+from temper.recipes.imitation import taught
 from temper.run import Run
 from temper.tasks.skills import SKILLS, pick_style
 from temper.tasks.task import Task
@@ -51,12 +49,10 @@ def rlcr(
     lr               peak learning rate of RL
     minibatches      optimiser steps on each batch
     """
-    phases: list[Run] = []
-    if cold_start and data == SUITE:
-        tasks = tasks_for(data, None, 0, seed)[0][:1000]
-        shown = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
-        phases = [imitate(SingleTurn(), unsure, tasks, **shown, **options)]
-        model = left_by(out)
+    tasks = tasks_for(data, None, 0, seed)[0][:1000] if cold_start and data == SUITE else []
+    phases, model = taught(
+        unsure, tasks, out, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options
+    )  # fmt: skip
     rl = post_train(
         lambda policy: method(
             policy, brier=brier, lenient=lenient, filter_overlong=filter_overlong, minibatches=minibatches

@@ -6,14 +6,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from temper.envs.single import SingleTurn
 from temper.methods.objectives.sd_e2 import sd_e2 as method
 from temper.models.embeddings import SentenceEmbedder
 from temper.parts.strategies import NGRAMS
 from temper.recipe import extends
 from temper.recipes.common import SUITE, post_train, tasks_for
-from temper.recipes.imitation import cold_start as imitate
-from temper.recipes.imitation import left_by
+from temper.recipes.imitation import taught
 from temper.run import Run
 from temper.tasks.skills import SKILLS
 from temper.tasks.task import Task
@@ -63,12 +61,8 @@ def sd_e2(
     lr             peak learning rate of RL
     minibatches    optimiser steps on each batch
     """
-    phases: list[Run] = []
-    if cold_start and data == SUITE:
-        tasks = tasks_for(data, None, 0, seed)[0][:1000]
-        shown: dict[str, Any] = {"model": model, "steps": cold_start, "lr": cold_start_lr, "seed": seed}
-        phases = [imitate(SingleTurn(), tries, tasks, **shown, **options)]
-        model = left_by(out)
+    tasks = tasks_for(data, None, 0, seed)[0][:1000] if cold_start and data == SUITE else []
+    phases, model = taught(tries, tasks, out, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
 
     def make(policy: Any) -> Any:
         return method(

@@ -12,8 +12,8 @@ from temper.methods.objectives.raft import raft
 from temper.methods.objectives.verirl import verirl as method
 from temper.recipe import extends
 from temper.recipes.common import SUITE, tasks_for, train_on
-from temper.recipes.imitation import COLD_START
 from temper.recipes.imitation import cold_start as imitate
+from temper.recipes.imitation import left_by
 from temper.recipes.light_if import worked
 from temper.run import Run
 from temper.tasks.solutions import solution
@@ -74,15 +74,13 @@ def verirl(
     phases: list[Run] = []
 
     def left() -> str:
-        n = len(phases)
-        return str(out / f"{n}-{phases[-1].name}" / "checkpoints" / "latest" / "model") if phases else model
+        return left_by(out, phases[-1].name, len(phases)) if phases else model
 
     if cold_start:
         shown = [t for t in train[:500] if solution(t) is not None]
         phases.append(
             imitate(SingleTurn(), worked, shown, model=model, steps=cold_start, lr=cold_start_lr, seed=seed, **options)
         )
-        assert phases[0].name == COLD_START
     shared: dict[str, Any] = {
         "train": train,
         "held_out": held_out,
@@ -106,7 +104,5 @@ def verirl(
     for _ in range(rounds):
         phases.append(train_on(learn, name="verirl", model=left(), steps=steps, **shared))
         own: dict[str, Any] = {"name": REJECTION, "model": left(), "steps": rejection_steps}
-        phases.append(
-            train_on(lambda policy: raft(policy, threshold=passed), env=Revisions(turns=turns), **own, **shared)
-        )
+        phases.append(train_on(imitate_passing, env=Revisions(turns=turns), **own, **shared))
     return [*phases, train_on(learn, name="verirl", model=left(), steps=steps, **shared)]

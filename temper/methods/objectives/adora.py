@@ -20,7 +20,7 @@ from temper.carrier import Batch
 from temper.columns import ADVANTAGE, GROUP, REWARD, TOKEN, TRAJECTORY
 from temper.method import Method
 from temper.objective import Term, seq_mean_token_mean
-from temper.parts.advantages import Advantage
+from temper.parts.advantages import Advantage, highest
 from temper.parts.kl import towards
 from temper.parts.losses import Clip
 
@@ -55,8 +55,7 @@ class LengthAdvantage:
         """[groups] bool"""
         length, r = b.count(TOKEN, TRAJECTORY), b[REWARD]
         right, wrong = r >= self.full, (r < self.full) & (length < self.longest)
-        none = torch.full((b.size(GROUP),), -torch.inf)
-        best = none.scatter_reduce(0, b.structure.group[right], length[right], "amax")
+        best = b.mean(highest(b, torch.where(right, length, torch.nan)), TRAJECTORY, GROUP)
         mean = b.mean(torch.where(wrong, length, torch.nan), TRAJECTORY, GROUP)
         if self.variant == "vision":
             return (best == -torch.inf) | (best > mean.nan_to_num(nan=torch.inf))

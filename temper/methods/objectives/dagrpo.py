@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from temper.carrier import Batch
-from temper.columns import CORE, GROUP, INFO, REWARD, TASK, TRAJECTORY, Column, floating
+from temper.columns import CORE, GROUP, INFO, REWARD, TASK, TRAJECTORY
 from temper.method import Method
 from temper.objective import Term, seq_mean_token_mean
 from temper.parts.advantages import Advantage
-from temper.parts.demonstrations import AddDemonstration, all_fail
+from temper.parts.demonstrations import AddDemonstration, all_fail, is_demonstration
 from temper.parts.gates import MarkDemonstrations
 from temper.parts.hybrid import Hybrid
 from temper.parts.logprobs import old_logp
@@ -47,7 +47,6 @@ HOOKS = ("gate", "rollout", "loss")
 RECIPE = "dagrpo"
 
 DISTINCT = REWARD.of("distinct")
-SCORE = Column("fine_score", TRAJECTORY, floating, "how good an attempt is, in [0, 1], beside its verdict")
 Scorer = Callable[[Task, str], float]
 
 
@@ -59,24 +58,24 @@ def likeness(task: Task, completion: str) -> float:
 
 @dataclass
 class Distinct:
-    """DISTINCT = r where the attempt counts, else NaN; demonstrations count. SCORE = c."""
+    """DISTINCT = r where the attempt counts, else NaN; demonstrations count."""
 
     delta: float = 0.1
     scorer: Scorer = likeness
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     reads = (REWARD, TASK, INFO)
     uses = CORE
-    writes = (DISTINCT, SCORE)
+    writes = (DISTINCT,)
 
     async def __call__(self, b: Batch) -> Batch:
         c = torch.tensor([self.scorer(row.task, row.completion) for row in rows_of(b)], dtype=torch.float32)
-        shown = torch.tensor([bool((info or {}).get("demonstration")) for info in b[INFO]])
+        shown = is_demonstration(b)
         counts = shown | (self.gap(b, c) >= self.delta)
         groups = b.structure.group
         left = torch.zeros(b.structure.groups).index_add(0, groups, (counts & ~b[REWARD].isnan()).float())
         counts &= left[groups] >= 2
         self.metrics = {"distinct/share": float(counts.float().mean())}
-        return b.put(DISTINCT, torch.where(counts, b[REWARD], torch.nan)).put(SCORE, c)
+        return b.put(DISTINCT, torch.where(counts, b[REWARD], torch.nan))
 
     def gap(self, b: Batch, c: Tensor) -> Tensor:
         """[trajectories] the largest |c_i − c_j| to an attempt on the other side of the mean reward; −1 without one."""

@@ -32,7 +32,7 @@ from temper.errors import UserError
 from temper.method import Method
 from temper.objective import Coefficient, Term, row_mean, seq_mean_token_mean, token_mean
 from temper.parts.advantages import Advantage
-from temper.parts.demonstrations import all_fail
+from temper.parts.demonstrations import all_fail, is_demonstration
 from temper.parts.explanations import HINT, SelfExplain
 from temper.parts.gates import DEMONSTRATION, MarkDemonstrations
 from temper.parts.logprobs import reference_logp
@@ -64,7 +64,7 @@ class ExplanationFirst:
     wanted = True
 
     async def __call__(self, b: Batch) -> Batch:
-        shown = torch.tensor([bool((info or {}).get("demonstration")) for info in b[INFO]])
+        shown = is_demonstration(b)
         wrong = torch.where(b[REWARD] < self.right, 0.0, torch.nan)
         return b.put(EXPLAINED, torch.where(shown, 1.0, wrong))
 

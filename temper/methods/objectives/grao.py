@@ -29,7 +29,7 @@ from temper.carrier import Batch
 from temper.columns import ADVANTAGE, GROUP, INFO, REWARD, TOKEN, TRAJECTORY
 from temper.method import Method
 from temper.objective import Term, seq_mean_token_mean
-from temper.parts.demonstrations import AddDemonstration
+from temper.parts.demonstrations import AddDemonstration, is_demonstration
 from temper.parts.gates import DEMONSTRATION, MarkDemonstrations
 from temper.parts.losses import Reinforce
 from temper.stage import Stage
@@ -55,7 +55,7 @@ class AlignmentAdvantage:
     writes = (ADVANTAGE,)
 
     async def __call__(self, b: Batch) -> Batch:
-        shown = torch.tensor([bool((info or {}).get("demonstration")) for info in b[INFO]])
+        shown = is_demonstration(b)
         z = self.z_scores(b, shown)
         mean = self._over(b, torch.where(shown, torch.nan, z)).nan_to_num(nan=0.0)
         reference = self.beta * z.clamp(-self.cap, self.cap) - self.lam * mean

@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from temper.carrier import Batch
@@ -29,6 +28,7 @@ from temper.columns import GROUP, LOGP, REWARD, TOKEN, TRAJECTORY, Column, float
 from temper.errors import UserError
 from temper.method import Method
 from temper.objective import Term, row_mean
+from temper.parts.advantages import highest
 from temper.parts.logprobs import BEHAVIOUR
 from temper.parts.signals import RewardVaries
 
@@ -56,11 +56,9 @@ class SoftValue:
 
     async def __call__(self, b: Batch) -> Batch:
         r = b[REWARD].double()
-        top = torch.full((b.size(GROUP),), -torch.inf, dtype=r.dtype)
-        top = top.scatter_reduce(0, b.structure.group, r.nan_to_num(nan=-torch.inf), "amax")
-        scaled = (r - top[b.structure.group]) / self.beta
-        value = top + self.beta * b.mean(scaled.exp(), TRAJECTORY, GROUP).log()
-        return b.put(TARGET, (r - value[b.structure.group]).to(b[REWARD].dtype))
+        top = highest(b, r)
+        mean = b.spread(b.mean(((r - top) / self.beta).exp(), TRAJECTORY, GROUP), GROUP, TRAJECTORY)
+        return b.put(TARGET, (r - top - self.beta * mean.log()).to(b[REWARD].dtype))
 
 
 @dataclass(frozen=True)

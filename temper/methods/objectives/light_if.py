@@ -32,6 +32,7 @@ from temper.parts.kl import towards
 from temper.parts.logprobs import BEHAVIOUR, OLD, OLD_ENTROPY, Read
 from temper.parts.losses import Clip, EntropyBonus, Weighted
 from temper.parts.sft import NLL
+from temper.parts.walks import by_turn
 
 SLUG = "light-if"
 TITLE = "Light-IF"
@@ -78,8 +79,7 @@ class EntropyWeights:
     async def __call__(self, b: Batch) -> Batch:
         cov = covariance(b, self.old)
         e = torch.zeros_like(cov)
-        _, count = b.structure.token_turn.unique_consecutive(return_counts=True)
-        for at in torch.arange(len(cov)).split(count.tolist()):
+        for at in by_turn(b):
             if not bool(cov[at].isnan().any()):
                 e[at] = (self.strength * cov[at].softmax(0)).clamp(0, self.most)
         return b.put(BONUS, e)

@@ -32,6 +32,7 @@ from temper.parts.advantages import Advantage
 from temper.parts.attention import RHYTHM, Rhythms
 from temper.parts.gates import settled
 from temper.parts.losses import Clip
+from temper.parts.walks import by_turn
 
 SLUG = "preplan-anchor"
 TITLE = "Preplan and anchor"
@@ -57,7 +58,7 @@ class Emphasise:
 
     async def __call__(self, b: Batch) -> Batch:
         gamma = torch.ones(b.size(TOKEN))
-        for at in _by_turn(b):
+        for at in by_turn(b):
             gamma[at] = self.gamma(b[RHYTHM][at, 0], b[RHYTHM][at, 1])
         return b.put(ADVANTAGE, torch.where(b[ADVANTAGE] >= 0, gamma, 1.0) * b[ADVANTAGE])
 
@@ -81,12 +82,6 @@ class Emphasise:
         chosen = torch.zeros(len(x), dtype=torch.bool)
         chosen[settled(x).argsort(descending=True, stable=True)[: round(self.share * len(x))]] = True
         return chosen
-
-
-def _by_turn(b: Batch) -> list[Tensor]:
-    """The TOKEN rows of every sampled turn."""
-    _, count = b.structure.token_turn.unique_consecutive(return_counts=True)
-    return list(torch.arange(b.size(TOKEN)).split(count.tolist()))
 
 
 def preplan_anchor(
