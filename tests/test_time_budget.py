@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Iterator
@@ -96,6 +97,19 @@ def test_a_run_says_where_its_time_went(toy_model: str, tmp_path: Path) -> None:
         assert sum(v for k, v in spent.items() if k != "evaluation") >= row["timing_s/step"] - 0.01
         assert spent["update"] == pytest.approx(row["timing_s/update"], abs=0.01)
         assert spent["sampling"] <= row["timing_s/rollout"] + 0.01
+
+
+def test_the_garbage_collector_passes_over_what_stays_while_a_run_lasts(toy_model: str, tmp_path: Path) -> None:
+    run, stays = busy(toy_model, tmp_path / "run", ahead=0, steps=1), list[int]()
+
+    class Probe:
+        async def __call__(self, run: Any, step: int) -> dict[str, float]:
+            stays.append(gc.get_freeze_count())
+            return {}
+
+    run.probes.append(Probe())
+    asyncio.run(train(run))
+    assert min(stays) > 10_000 and gc.get_freeze_count() == 0
 
 
 # ---------------------------------------------------------------------------------------------------- browser

@@ -179,6 +179,14 @@ def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
         return str(known)
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in weights:
-        bits = tensor.detach().view(BITS[tensor.element_size()])
-        digest.update(f"{name} {bits.sum(dtype=torch.int64).item()};".encode())
+        digest.update(f"{name} {_words(tensor.detach()).sum(dtype=torch.int64).item()};".encode())
     return digest.hexdigest()
+
+
+def _words(x: Tensor) -> Tensor:
+    """Its bits as whole numbers: of eight bytes, which add up three times as fast, where rows are made of such."""
+    size = x.element_size()
+    if x.dim() == 0 or x.shape[-1] * size % 8:
+        return x.view(BITS[size])
+    x = x.contiguous()
+    return (x.clone() if x.storage_offset() * size % 8 else x).view(torch.int64)
