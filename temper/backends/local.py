@@ -154,7 +154,7 @@ class LocalLearner:
         together = level_of(w.term for w in weighed)
         totals: dict[str, float] = {}
         if fresh:
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
         with self._recomputing():
             for part in self._parts(batch, together):
                 live = self._live(part)
@@ -162,6 +162,9 @@ class LocalLearner:
                 _diagnose(totals, live, batch.size(TOKEN))
                 self._backward(loss)
         return totals
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _parts(self, batch: Batch, together: Level) -> Iterator[Batch]:
         return cut(batch, self.token_budget, together, self.flat)
@@ -451,6 +454,8 @@ def _linked(b: Batch, sampled_only: bool, groups: bool = False) -> Tensor:
     if sampled_only:
         keep = b.structure.sampled[turn]
         turn, owner = turn[keep], owner[keep]
+        if not groups and not bool((turn.bincount() > 1).any()):
+            return torch.arange(b.size(TRAJECTORY))  # nobody shares what was sampled
     first = torch.arange(b.size(TRAJECTORY))  # the first trajectory that each is known to be linked to
     while True:
         found = _lowest(first, turn, owner, b.size(TURN))

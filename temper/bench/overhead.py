@@ -2,7 +2,7 @@
 
 Called are: the sampler's admissions and decoding steps (`LocalSampler._admit`, `_step`: passes, draws, rows in and
 out), the learner's forward passes with their log-probs (`layout.forward`, `score`), its backward passes, its optimiser
-step with the clipping of the gradient, and rewards. All else is the loop's: tasks and episodes, batches and credit,
+step with the gradient's clipping and release, and rewards. All else is the loop's: tasks and episodes, batches and credit,
 micro-batches and their layout, terms and weights, publishing with fingerprints, metrics and records.
 """
 
@@ -31,6 +31,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("forward", layout, "score"),
     ("backward", torch.Tensor, "backward"),
     ("optimiser", LocalLearner, "_optimise"),
+    ("optimiser", LocalLearner, "_forget_gradients"),
 )
 
 

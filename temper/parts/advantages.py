@@ -38,7 +38,7 @@ def group_count(b: Batch, r: Tensor) -> Tensor:
 
 def highest(b: Batch, x: Tensor) -> Tensor:
     """Maximum over the group, NaN left out (−inf where there is none), seen from each trajectory."""
-    x = torch.where(x.isnan(), torch.full_like(x, -torch.inf), x)
+    x = x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     top = torch.full((b.size(GROUP),), -torch.inf, dtype=x.dtype)
     return b.spread(top.scatter_reduce(0, b.structure.group, x, "amax"), GROUP, TRAJECTORY)
 
