@@ -17,7 +17,7 @@ CHECK = Check(
         "even weights": at_equal_tokens(recap, window=10_000),
     },
     measures=[
-        Measure("after/pass@1", "recap", "even weights", "pass@1 after training"),
+        Measure("after/pass@1", "recap", "even weights", "pass@1 (right answers) after training"),
         Measure(
             "last/recap/weight/think_format",
             "recap",

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from temper import streams
 from temper.carrier import Batch
-from temper.columns import FINISH, GROUP_KEY, OUTCOME, REWARD, ROLE, TASK, TOKEN, TRAJECTORY, TURN_TEXT
+from temper.columns import FINISH, GROUP_KEY, OUTCOME, REWARD, ROLE, TASK, TOKEN, TRAJECTORY, TURN_TEXT, Column
 from temper.errors import UserError
 from temper.request import Env, Request
 from temper.stage import Stage
@@ -29,7 +30,10 @@ RESAMPLES = 10_000
 
 @dataclass
 class Answers:
-    """All attempts at one task. reward, length, finished, text: one entry an attempt; reward NaN = not judged."""
+    """All attempts at one task: one entry an attempt in each list.
+
+    reward  by which an attempt passes: of several reward functions the first that applies. NaN: not judged
+    """
 
     task: Task
     reward: list[float]
@@ -46,7 +50,7 @@ class Evaluation:
     """Plays every task `attempts` times with the run's environment and judges, at the start, the end and every N steps.
 
     trained    the sources that training may draw from; every other is reported as held out
-    threshold  a reward at least this high is a pass
+    threshold  a reward at least this high is a pass (of several reward functions: the first that applies)
     every      steps between evaluations in the loop (0: only start and end)
     seed       of its random streams, the same at every evaluation: attempts are paired over time
     role       whose trajectories count (None: every role's); those of side groups (`Trajectory.group`) never do
@@ -113,7 +117,8 @@ class Evaluation:
             }
             run.counts, run.env = counts, env
         self.failed = failures(groups)
-        return [answers_of(_of_role(g, self.role), t, self.attempts) for g, t in zip(groups, self.tasks)]
+        parts = next((s.parts for s in stages if hasattr(s, "parts")), ())
+        return [answers_of(_of_role(g, self.role), t, self.attempts, parts) for g, t in zip(groups, self.tasks)]
 
     def comparison(self) -> dict[str, Any]:
         """What summary.json says: before, after, and their paired difference."""
@@ -191,12 +196,23 @@ def _of_role(b: Batch | None, role: str | None) -> Batch | None:
     return b if all(kept) else b.select(torch.tensor(kept))
 
 
-def answers_of(group: Batch | None, task: Task, attempts: int) -> Answers:
-    """The attempts of a played request; attempts that were dropped count as not judged."""
+def deciding(b: Batch, parts: Sequence[Column]) -> Tensor:
+    """[trajectories] the first of several `parts` of the reward that applies, else the reward; NaN: not judged.
+
+    A sum would pass what is wrong, where a form is rewarded beside what is asked for.
+    """
+    found = b[REWARD]
+    for part in reversed(parts if len(parts) > 1 else ()):
+        found = torch.where(b[part].isnan(), found, b[part])
+    return torch.where(b[REWARD].isnan(), b[REWARD], found)
+
+
+def answers_of(group: Batch | None, task: Task, attempts: int, parts: Sequence[Column] = ()) -> Answers:
+    """The attempts of a played request; attempts that were dropped count as not judged. parts: of their reward."""
     if group is None:
         return Answers(task, [float("nan")] * attempts, [0.0] * attempts, [False] * attempts, [""] * attempts)
     n = group.size(TRAJECTORY)
-    reward = group[REWARD].tolist() if REWARD in group else [float("nan")] * n
+    reward = deciding(group, parts).tolist() if REWARD in group else [float("nan")] * n
     length = group.count(TOKEN, TRAJECTORY).tolist()
     last = [[u for u in group.turns_of(j) if group.structure.sampled[u]] for j in range(n)]
     text = [group[TURN_TEXT][us[-1]] if us else "" for us in last]

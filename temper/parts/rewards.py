@@ -92,6 +92,11 @@ class Rewards:
         return (REWARD, *(REWARD.of(n) for n in self._names), OUTCOME)
 
     @property
+    def parts(self) -> tuple[Column, ...]:
+        """What each function says, in order."""
+        return tuple(REWARD.of(r.name) for r in self._rewards)
+
+    @property
     def _names(self) -> list[str]:
         return list(dict.fromkeys([*(r.name for r in self._rewards), *self.extras]))
 

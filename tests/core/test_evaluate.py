@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from temper.columns import OUTCOME, REWARD
+from temper.columns import OUTCOME, REWARD, TRAJECTORY
 from temper.envs.single import SingleTurn
 from temper.errors import UserError
 from temper.evaluate import (
@@ -20,6 +21,7 @@ from temper.evaluate import (
     Evaluation,
     answer_text,
     answers_of,
+    deciding,
     bootstrap_mean,
     judges,
     majority,
@@ -121,6 +123,16 @@ def test_attempts_that_were_dropped_are_not_judged() -> None:
     assert got.text[0] == "turn of 3" and got.passed(0.5) == [True, False, False, False, False]
     nothing = answers_of(None, hand.TASK_A, 2)
     assert nothing.passed(0.0) == [False, False] and nothing.task is hand.TASK_A
+
+
+def test_of_several_rewards_the_first_that_applies_says_what_passes() -> None:
+    b = hand.ragged()
+    n, parts = b.size(TRAJECTORY), (REWARD.of("right"), REWARD.of("also"), REWARD.of("form"))
+    said = [[0.0, 1.0, NAN, NAN, 1.0][:n], [NAN, NAN, 0.0, NAN, 1.0][:n], [1.0] * n]
+    total = torch.tensor([1.0, 2.0, 1.0, 1.0, NAN][:n])  # the last was not judged
+    b = b.put_all({REWARD: total, **{c: torch.tensor(x) for c, x in zip(parts, said)}})
+    assert n == 5 and str(deciding(b, parts).tolist()) == str([0.0, 1.0, 0.0, 1.0, NAN])
+    assert str(deciding(b, parts[:1]).tolist()) == str(total.tolist()) == str(deciding(b, ()).tolist())
 
 
 def test_which_stages_judge() -> None:
