@@ -2,8 +2,8 @@
 
 Called are: the sampler's admissions and decoding steps (`LocalSampler._admit`, `_step`: passes, draws, rows in and
 out), the learner's forward passes with their log-probs (`layout.forward`, `score`), its backward passes, its optimiser
-step with the gradient's clipping and release, and rewards. All else is the loop's: tasks and episodes, batches and credit,
-micro-batches and their layout, terms and weights, publishing with fingerprints, metrics and records.
+step with the gradient's clipping and release, and rewards. All else is the loop's: tasks and episodes, batches and
+credit, micro-batches and their layout, terms and weights, publishing with fingerprints, metrics and records.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def simpletir(
     usable               attempts of a group that must not be over-long
     dual                 dual clip: bound on the loss of tokens with A < 0
     clip_low, clip_high  range of the probability ratio, below and above 1
-    reward               FILE.py:function, package.module:function or a bundled name; several add up, the first decides a pass
+    reward               FILE.py:function, package.module:function or a bundled name (added up, the first is a pass)
     turns                most turns that the model takes
     tokens               most tokens that it samples in an episode, which then is over-long (0: no limit)
     """
