@@ -136,7 +136,7 @@ def post_train(
     """Post-train a causal language model on checkable tasks.
 
     data           a file (JSONL, JSON, Parquet), a Hugging Face data set, "rg:NAME" of reasoning-gym, or a suite's name
-    reward         FILE.py:function, package.module:function or a bundled name; several add up, the first says what passes
+    reward         FILE.py:function, package.module:function or a bundled name (added up; the first is a pass)
     weights        one for each reward (default: 1 each)
     second_reward  judges 32 answers of each batch again, in any form that reward takes; only disagreement is reported
     eval_data      held-out tasks, in any form that data takes (default: the last part of data, then not trained on)
