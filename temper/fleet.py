@@ -271,16 +271,21 @@ class Fleet:
         return replica
 
     async def leave(self, number: int) -> None:
-        """A replica gets nothing new, ends what it has, and is gone. UserError for the last one."""
-        replica = next((r for r in self.replicas if r.number == number), None)
-        if replica is None or len(self.replicas) == 1:
-            known = ", ".join(str(r.number) for r in self.replicas)
-            raise UserError(f"replica {number} of {self.name!r} cannot leave; there are: {known}")
-        replica.leaving = True
-        while replica.flying or replica.visits:
+        """A replica gets nothing new, ends what it has, and is gone. UserError for the last one that stays."""
+        replica = self._retire(number)
+        while replica in self.replicas and (replica.flying or replica.visits):
             await self._patiently(self._stirred(), lambda: self._busy(replica))
-        self.replicas.remove(replica)
+        if replica in self.replicas:  # it may have fallen meanwhile
+            self.replicas.remove(replica)
         self._stir()
+
+    def _retire(self, number: int) -> Replica:
+        staying = {r.number: r for r in self.replicas if not r.leaving}
+        if number not in staying or len(staying) == 1:
+            known = ", ".join(map(str, staying))
+            raise UserError(f"replica {number} of {self.name!r} cannot leave; there are: {known}")
+        staying[number].leaving = True
+        return staying[number]
 
     def _lose(self, replica: Replica) -> None:
         if replica in self.replicas:
@@ -338,6 +343,5 @@ class Fleet:
         return f"a sample of {self.name!r} waits for weights of version {waiter.oldest} or newer: {served}"
 
     def _busy(self, replica: Replica) -> str:
-        return (
-            f"replica {replica.number} of {self.name!r} has {replica.flying} samples to end before its weights change"
-        )
+        what = "leaves" if replica.leaving else "changes its weights"
+        return f"replica {replica.number} of {self.name!r} has {replica.flying} samples to end before it {what}"

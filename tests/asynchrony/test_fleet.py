@@ -186,6 +186,39 @@ def test_who_joins_serves_the_newest_weights_only_and_who_leaves_ends_its_sample
     in_virtual_time(go())
 
 
+def test_two_that_leave_at_once_do_not_empty_the_fleet() -> None:
+    async def go() -> None:
+        fleet = Fleet([Counting(), Counting()])  # type: ignore[list-item]
+        await fleet.load(WEIGHTS, 0)
+        samples = [asyncio.ensure_future(fleet.sample((1,), PARAMS)) for _ in range(2)]
+        await asyncio.sleep(1)
+        first, second = await asyncio.gather(fleet.leave(0), fleet.leave(1), return_exceptions=True)
+        assert first is None and str(second) == "replica 1 of 'policy' cannot leave; there are: 1"
+        assert [r.number for r in fleet.replicas] == [1] and len(await asyncio.gather(*samples)) == 2
+        with pytest.raises(UserError, match="replica 0 of 'policy' cannot leave; there are: 1"):
+            await fleet.leave(0)
+
+    in_virtual_time(go())
+
+
+def test_a_replica_that_falls_while_it_leaves_is_gone() -> None:
+    async def go() -> None:
+        samplers = [Counting(), Counting()]
+        fleet = Fleet(samplers)  # type: ignore[arg-type]
+        await fleet.load(WEIGHTS, 0)
+        samples = [asyncio.ensure_future(fleet.sample((1,), PARAMS)) for _ in range(2)]
+        await asyncio.sleep(3)
+        leaving = asyncio.ensure_future(fleet.leave(0))
+        await asyncio.sleep(1)
+        samplers[0].lost = True
+        await samplers[0].abort()
+        assert await leaving is None and asyncio.get_running_loop().time() == 4.0
+        assert [r.number for r in fleet.replicas] == [1]
+        assert [len((await s).ids) for s in samples] == [10, 10]
+
+    in_virtual_time(go())
+
+
 def test_samples_of_a_lost_replica_are_asked_for_elsewhere() -> None:
     async def go() -> None:
         samplers = [Counting(), Counting()]
