@@ -121,13 +121,18 @@ class Supervisor:
             recent.popleft()
         if action == IN_PLACE and len(recent) >= self.faults.restarts:
             action = AGAIN
-        self.note(role, who, why, action)
         if action == AGAIN:
             times = f"; {len(recent)} restarts in {self.faults.window:g} s before" if recent else ""
-            raise StartAgain(f"{who} is lost ({why}){times}")
+            raise self.again(role, who, why, times)
+        self.note(role, who, why, action)
         if action == IN_PLACE:
             recent.append(now)
         return action
+
+    def again(self, role: str, who: str, why: str, more: str = "") -> StartAgain:
+        """What to raise where nothing but a new start of the run helps; it is remembered."""
+        self.note(role, who, why, AGAIN)
+        return StartAgain(f"{who} is lost ({why}){more}")
 
     def note(self, role: str, who: str, why: str, action: str) -> None:
         self.say(f"{who} is lost ({why}): {DONE[action]}")

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from temper.backends.ray_places import actors, bundles_of, counted, fits, free_words, total, words
 from temper.errors import UserError
 from temper.supervision import Faults, Supervisor
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 INSTALL = "the Ray backend needs Ray: pip install 'ray>=2.50'"
 CALLS = 512  # of the bus, between two snapshots
+SCRATCH = ".scratch"  # in the run directory
 STORE = 256 * 2**20  # bytes of the object store of a cluster that is started here; weights pass through it
 
 
@@ -53,7 +56,8 @@ class Ray:
     spread        over machines, as far as there are several; else packed on as few as possible
     faults        what is done about failures
     journal       optimiser steps between two snapshots of a learner
-    scratch       folder for the snapshots, shared by all machines (default: a temporary one)
+    scratch       folder for the snapshots, shared by all machines (default: the run's own folder; a temporary one where
+                  the run has none, or the cluster is started here)
     store         bytes of the object store of a cluster that is started here
     """
 
@@ -81,9 +85,12 @@ class Ray:
         self._users: set[int] = set()
         self._crews: list[Any] = []
         self._gangs: list[Any] = []
+        self._served: list[tuple[Policy, Any]] = []  # those that are trained, with their samplers
         self._players: list[Any] = []  # crews of environments and rewards
         self._groups: list[Any] = []
         self._folder: Path | None = None
+        self._run: Run | None = None
+        self._told = False  # whether what the whole run needs was compared with the cluster
 
     # what a run becomes --------------------------------------------------------------------------------------------
 
@@ -91,10 +98,12 @@ class Ray:
         """Move the run's policies, environment and rewards into actors, once it is opened."""
         from temper.backends.ray_bus import RayBus
         from temper.backends.ray_pool import RayEnv, RayPool
+        from temper.backends.ray_scale import Scale
         from temper.bus import Line
         from temper.parts.rewards import Rewards
 
         installed()
+        self._run = run
         for policy in run.policies.values():
             policy.backend = self
         if self.environments:
@@ -107,7 +116,7 @@ class Ray:
         if self.bus:
             here = run.bus.bus
             run.bus = Line(RayBus(lambda: self._bus((here.consumers, here.capacity))))
-        run.probes.append(Whereabouts(self))
+        run.probes += [Whereabouts(self), Scale(lambda: self._served, self.room, self.supervisor.say)]
 
     def open(self, policy: Policy, modules: Iterable[Any] = ()) -> tuple[Any, Any]:
         """(learner, sampler) of a policy, in actors."""
@@ -121,23 +130,25 @@ class Ray:
         for crew in self._players:  # they start while the policy does
             crew.hire()
         modules = list(modules)
-        seed, bundles = torch.initial_seed(), self._bundles(policy)
+        learners, samplers = self._sizes(policy)
+        seed, bundles = torch.initial_seed(), self._bundles(policy, learners, samplers)
         here = replace(policy, backend=None, learners=1, sharding=None)
-        samplers = self.samplers if policy.trainable else 1
-        crew = self._crew("sampler", f"sampler of {policy.name!r}", (here, [], seed), samplers, bundles)
+        served = bundles if samplers else self._later(policy)
+        crew = self._crew("sampler", f"sampler of {policy.name!r}", (here, [], seed), samplers or 1, served)
         if policy.trainable:
             crew.hire()  # they start while the learner does
-        learner = self._learner(policy, modules, seed, bundles)
+        learner = self._learner(policy, modules, seed, learners, bundles)
         about = crew.open() if policy.trainable else None
-        return learner, RaySampler(crew, policy.name, about or of_model(policy))
+        sampler = RaySampler(crew, policy.name, about or of_model(policy))
+        self._served += [(policy, sampler)] if policy.trainable else []
+        return learner, sampler
 
-    def _learner(self, policy: Policy, modules: list[Any], seed: int, bundles: Any) -> Any:
+    def _learner(self, policy: Policy, modules: list[Any], seed: int, many: int, bundles: Any) -> Any:
         from temper.backends.ray_actors import LearnerBody, RankBody
         from temper.backends.ray_gang import Gang
         from temper.backends.ray_learner import RayLearner, RayRanks, RayShardedLearner
         from temper.backends.ray_pack import pack
 
-        many = max(self.learners, policy.learners) if policy.trainable else 1
         sharded = many > 1 or (policy.trainable and policy.sharding is not None)
         here = replace(policy, backend=None, learners=1, sharding=None, engine="local", drafts=None)
         blob = b"" if sharded else pack((here, modules, seed))
@@ -224,30 +235,43 @@ class Ray:
             said = str(error).splitlines()[0]
             raise UserError(f"no Ray cluster answers at {self.address!r} ({said}): start one with ray start --head")
 
-    def _bundles(self, policy: Policy) -> Callable[[bool], dict[str, Any]]:
-        """Options that put an actor into a free bundle of the policy's, or (more than planned) anywhere."""
+    def _sizes(self, policy: Policy) -> tuple[int, int]:
+        """How many learners and samplers start with a policy; a frozen one is sampled from when it is first asked."""
+        return (max(self.learners, policy.learners), self.samplers) if policy.trainable else (1, 0)
+
+    def _claims(self, policy: Policy) -> tuple[float, float]:
+        """CPUs and GPUs of each of a policy's actors."""
+        ray: Any = importlib.import_module("ray")
+        gpus = self.gpus if ray.cluster_resources().get("GPU") and policy.device != "cpu" else 0.0
+        return (0.0 if self._started else self.cpus), gpus
+
+    def _later(self, policy: Policy) -> Callable[[bool], dict[str, Any]]:
+        """`_bundles` for the sampler of a frozen policy, claimed when it is first asked for."""
+        claimed = functools.cache(lambda: self._bundles(policy, 0, 1))
+        return lambda planned: claimed()(planned)
+
+    def _bundles(self, policy: Policy, learners: int, samplers: int) -> Callable[[bool], dict[str, Any]]:
+        """Options that put an actor into a free bundle of the policy's, or (more than planned) anywhere.
+
+        UserError when the cluster has no room for them within a minute.
+        """
         from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         ray: Any = importlib.import_module("ray")
-        gpus = self.gpus if ray.cluster_resources().get("GPU") and policy.device != "cpu" else 0.0
-        cpus = 0.0 if self._started else self.cpus
-        if not (gpus or cpus):
-            return lambda planned: {}
+        self._compare(ray.cluster_resources())
+        cpus, gpus = self._claims(policy)
         shared = self.colocate and policy.trainable
-        samplers = self.samplers if policy.trainable else 1
-        pairs = max(self.learners, samplers)
-        one = {"CPU": cpus * (2 if shared else 1), "GPU": gpus}
-        bundles = [{k: v for k, v in one.items() if v}] * (pairs if shared else self.learners + samplers)
+        bundles = bundles_of(learners, samplers, cpus, gpus, shared)
+        if not bundles:
+            return lambda planned: {}
         group = placement_group(bundles, strategy="SPREAD" if self.spread else "PACK")
-        if not group.wait(self.faults.patience if self.faults.patience < 60 else 60):
-            has, free = ray.cluster_resources(), ray.available_resources()
-            have = ", ".join(f"{free.get(k, 0):g} of {has.get(k, 0):g} {k} free" for k in ("CPU", "GPU") if has.get(k))
-            wants = ", ".join(f"{sum(b.get(k, 0) for b in bundles):g} {k}" for k in ("CPU", "GPU") if k in bundles[0])
+        if not group.wait(min(self.faults.patience, 60)):
+            have = free_words(ray.available_resources(), ray.cluster_resources())
             remove_placement_group(group)
             raise UserError(
-                f"policy {policy.name!r} needs {wants} for {self.learners} learners and {samplers} samplers, and the "
-                f"cluster has {have}: fewer actors, or fewer --actor-cpus"
+                f"policy {policy.name!r} needs {words(total(bundles))} for {actors(learners, samplers)}, and the "
+                f"cluster has {have}: fewer actors, fewer --actor-cpus, or --colocate"
             )
         self._groups.append(group)
 
@@ -258,11 +282,46 @@ class Ray:
 
         return options
 
+    def _compare(self, has: Mapping[str, float]) -> None:
+        """Say once, before anything is waited for, when the run needs more than the whole cluster has."""
+        if self._run is None or self._told:
+            return
+        self._told, wanted, who = True, [], []
+        playing = list(self._run.roles.values())
+        for policy in self._run.policies.values():
+            learners, samplers = self._sizes(policy)
+            samplers = samplers or int(any(policy is p for p in playing))
+            if not hasattr(policy, "policy"):  # the base of a LoRA policy lives in its actors
+                shared = self.colocate and policy.trainable
+                wanted += bundles_of(learners, samplers, *self._claims(policy), shared)
+                who.append(f"{actors(learners, samplers)} of {policy.name!r}")
+        others = {"environment": self.environments, "reward actor": self.rewards, "bus": int(self.bus)}
+        wanted += bundles_of(0, sum(others.values()), 0.0 if self._started else self.cpus, 0.0)
+        who += [counted(n, what) for what, n in others.items() if n]
+        if not fits(total(wanted), has):
+            self.supervisor.say(
+                f"this run needs {words(total(wanted))} ({'; '.join(who)}), and the cluster has "
+                f"{words(has) or 'none of it'}: it waits up to a minute for more"
+            )
+
+    def room(self, policy: Policy, more: int) -> str:
+        """Why so many further samplers of a policy have no place; "" when they have."""
+        ray: Any = importlib.import_module("ray")
+        cpus, gpus = self._claims(policy)
+        wanted = total(bundles_of(0, more, cpus, gpus / 2 if self.colocate else gpus))
+        if fits(wanted, free := ray.available_resources()):
+            return ""
+        return f"{more} more need {words(wanted)}, and the cluster has {free_words(free, ray.cluster_resources())}"
+
     @property
     def folder(self) -> Path:
-        """Where learners keep their snapshots."""
+        """Where learners and the bus keep their snapshots."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="temper-", dir=self.scratch))
+            out = self._run.out if self._run is not None and not self._started else None
+            try:
+                self._folder = _in_run(Path(out)) if self.scratch is None and out else _beneath(self.scratch)
+            except OSError as error:
+                raise UserError(f"no snapshots can be kept in {self.scratch or out} ({error.strerror}): give --scratch")
         return self._folder
 
     def release(self, policy: Policy) -> None:
@@ -274,8 +333,8 @@ class Ray:
 
         for part in (*self._crews, *self._gangs):
             part.close()
-        self._crews.clear()
-        self._gangs.clear()
+        for parts in (self._crews, self._gangs, self._served):
+            parts.clear()
         for group in self._groups:
             ray.util.remove_placement_group(group)
         self._groups.clear()
@@ -293,6 +352,20 @@ class Ray:
         return [
             {"who": line.name, **{k: line.about[k] for k in ("host", "pid", "gpus")}} for line in lines if line.about
         ]
+
+
+def _in_run(out: Path) -> Path:
+    """A folder in the run directory; what a driver that was killed left there goes."""
+    folder = out.absolute() / SCRATCH
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    return folder
+
+
+def _beneath(scratch: Path | None) -> Path:
+    if scratch is not None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="temper-", dir=scratch)).absolute()
 
 
 def of_model(policy: Policy) -> dict[str, Any]:
@@ -361,6 +434,10 @@ class Whereabouts:
     """Says once who is where, keeps it in placement.json, and counts what fell."""
 
     ray: Ray = field(repr=False)
+
+    def due(self, step: int, steps: int) -> bool:
+        """It plays nothing: the run need not be quiet for it."""
+        return False
 
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
         import json

@@ -10,8 +10,10 @@ import contextlib
 import os
 import pickle
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +104,26 @@ class SamplerBody:
         return (int(self.sampler.tokens) if self.sampler is not None else 0), self.open > 0
 
 
-class LearnerBody:
+class Kept:
+    """What bodies have whose state is kept in snapshots. op: the last change that was made."""
+
+    op = 0
+
+    def sees(self, folder: str, seconds: float = 5.0) -> bool:
+        """Whether a folder that the driver made is there for this machine too; a network file system may be late."""
+        until = time.monotonic() + seconds
+        while not Path(folder).is_dir():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
+
+    @ray.method(concurrency_group="beat")
+    def beat(self) -> int:
+        return self.op
+
+
+class LearnerBody(Kept):
     """A policy's learner. Changes are numbered: one that was made is not made again."""
 
     def __init__(self, blob: bytes, threads: int):
@@ -157,7 +178,6 @@ class LearnerBody:
         return freeze(found), fingerprint(found.items())
 
     def save(self, folder: str) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         self.learner.save(Path(folder))
 
     def renew(self, op: int, folder: str) -> None:
@@ -165,12 +185,8 @@ class LearnerBody:
         self.learner.restore(Path(folder))
         self.op = op
 
-    @ray.method(concurrency_group="beat")
-    def beat(self) -> int:
-        return self.op
 
-
-class RankBody:
+class RankBody(Kept):
     """One rank of a sharded learner (`temper.backends.fsdp.Rank`)."""
 
     def __init__(self, blob: bytes, threads: int):
@@ -180,16 +196,29 @@ class RankBody:
         self.answer: Any = None
 
     def about(self) -> dict[str, Any]:
+        return where()
+
+    def host(self) -> str:
+        """HOST:PORT at which this rank will be found by the others: on its node's own address, and held from now on."""
         node: Any = ray.util
-        return where() | {"address": node.get_node_ip_address(), "port": free_port()}
+        self.door = listening(node.get_node_ip_address())
+        return "{}:{}".format(*self.door.getsockname()[:2])
 
     def join(self, rank: int, world: int, address: str, timeout: float, device: str) -> None:
-        """Make the process group. address: host and port of the first rank."""
-        from temper.backends.fsdp_group import join
+        """Make the process group. address: what the first rank said in `host`."""
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        if address.startswith("127."):
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        join(rank, world, timeout=timeout, device=device, local_rank=0, init_method=f"tcp://{address}")
+        from temper.backends.fsdp_group import join
+        from temper.backends.fsdp_processes import LOOPBACK
+
+        host, _, port = address.rpartition(":")
+        if host in LOCAL:
+            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
+        store = TCPStore(
+            host, int(port), world, rank == 0, timedelta(seconds=timeout), wait_for_workers=False,
+            master_listen_fd=self.door.detach() if rank == 0 else None,
+        )  # fmt: skip
+        join(rank, world, timeout=timeout, device=device, local_rank=0, store=store)
 
     def open(self, blob: bytes) -> dict[str, Any]:
         """`Setup.open` of `pack(setup)`; about the model."""
@@ -216,19 +245,14 @@ class RankBody:
         return (freeze(found), fingerprint(found.items())) if mine else ({}, "")
 
     def save(self, folder: str) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         self.rank.save(Path(folder))
 
     def renew(self, op: int, folder: str) -> None:
         self.rank.restore(Path(folder))
         self.op = op
 
-    @ray.method(concurrency_group="beat")
-    def beat(self) -> int:
-        return self.op
 
-
-class BusBody:
+class BusBody(Kept):
     """The data bus."""
 
     def __init__(self, blob: bytes, threads: int):
@@ -252,22 +276,22 @@ class BusBody:
         return getattr(self.bus, name)(*args, **options)
 
     def save(self, folder: str) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "bus").write_bytes(pickle.dumps(self.bus.state_dict()))
 
     def renew(self, op: int, folder: str) -> None:
         self.bus.load_state_dict(pickle.loads((Path(folder) / "bus").read_bytes()))  # this run's own snapshot
         self.op = op
 
-    @ray.method(concurrency_group="beat")
-    def beat(self) -> int:
-        return self.op
+
+LOCAL = ("127.0.0.1", "::1")
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return int(s.getsockname()[1])
+def listening(host: str) -> socket.socket:
+    """A socket on a free port of this address only."""
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.bind((host, 0))
+    door.listen()
+    return door
 
 
 def memories(terms: Sequence[Any], optimizer: Any) -> list[Any]:
@@ -380,4 +404,5 @@ class EnvironmentBody:
 
     @ray.method(concurrency_group="beat")
     async def beat(self) -> tuple[int, bool]:
-        return self.messages, self.plays > 0
+        """At work are plays that do not wait for a sampler's answer."""
+        return self.messages, self.plays > len({key for key, _ in list(self.asked)})

@@ -17,11 +17,16 @@ JOINING, SERVING, DRAINING, GONE = "joining", "serving", "draining", "gone"
 
 @dataclass(eq=False)
 class Member:
-    """One actor. load: what it has to do, in the units that its crew counts (tokens, plays, calls)."""
+    """One actor.
+
+    load  what it has to do, in the units that its crew counts (tokens, plays, calls)
+    owed  plays → what others owe them: while there is something, the run does not wait for this member there
+    """
 
     line: Line
     state: str = JOINING
     load: float = 0.0
+    owed: dict[str, set[asyncio.Task[Any]]] = field(default_factory=dict)
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: bool = False  # somebody waits until it is ready
     pulse: Pulse | None = None
@@ -30,6 +35,11 @@ class Member:
     @property
     def name(self) -> str:
         return self.line.name
+
+    @property
+    def awaits(self) -> int:
+        """Plays that cannot go on before somebody else has answered."""
+        return sum(any(not task.done() for task in tasks) for tasks in self.owed.values())
 
 
 class Crew:
@@ -41,7 +51,7 @@ class Crew:
     def __init__(self, role: str, title: str, make: Callable[[], Any], size: int, supervisor: Supervisor):
         self.role, self.title, self.make, self.supervisor = role, title, make, supervisor
         self.faults = supervisor.faults
-        self.size = size
+        self.size = self.planned = size  # now; and at first, for which places are kept
         self.members: list[Member] = []
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -107,17 +117,15 @@ class Crew:
                 member.awaited = True
                 self.spawn(self._join(member))
 
-    async def leave(self, member: Member) -> None:
-        """Take a member out after it has finished what it has begun."""
+    def retire(self, member: Member) -> None:
+        """It ends what it has begun, gets nothing new, and is not replaced; `dismiss` it then."""
         member.state = DRAINING
-        what = f"finish {member.load:g} of its work"
-        await within(self.faults.patience, self._until(lambda: member.load <= 0), "the run", member.name, what)
-        self.dismiss(member)
+        self.size -= 1
 
     def dismiss(self, member: Member) -> None:
-        """A member that is not needed any more."""
-        self.size -= 1
-        self._drop(member)
+        """A retired member has ended its work."""
+        if member.state != GONE:
+            self._drop(member)
 
     async def _join(self, member: Member) -> None:
         try:
@@ -134,19 +142,21 @@ class Crew:
         """A member is lost: what the supervisor says is done. Called once or several times for the same member."""
         if member.state == GONE:
             return
-        drained = member.state == DRAINING
+        leaving = member.state == DRAINING
         self._drop(member)
         said = why.why if isinstance(why, Lost) else str(why)
+        if leaving:
+            return self.supervisor.note(self.role, member.name, f"{said}, while it was leaving", SKIP)
         try:
             action = self.supervisor.fell(self.role, member.name, said)
-            if action == SKIP and self.size == 1 and not drained:
+            if action == SKIP and self.size == 1:
                 raise Exhausted(f"no {self.title} is left: {member.name} was the last ({said})")
         except Exception as error:
             self._break(error)
             raise
-        if action == IN_PLACE and not drained:
+        if action == IN_PLACE:
             self._welcome()
-        elif action == SKIP and not drained:
+        elif action == SKIP:
             self.size -= 1
 
     def _drop(self, member: Member) -> None:
@@ -229,7 +239,7 @@ class Crew:
                 return error.why
             if error is None:
                 progress, at_work = member.ping.result()
-                member.pulse.answered(progress, waited_for=member.load > 0, at_work=at_work)
+                member.pulse.answered(progress, waited_for=member.load > member.awaits, at_work=at_work)
         member.ping = asyncio.get_running_loop().create_task(member.line.call("beat"))
         return member.pulse.dead
 
@@ -255,7 +265,3 @@ class Crew:
 
     async def _change(self) -> None:
         await self._changed.wait()
-
-    async def _until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            await self._change()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.backends.ray_line import Line
+from temper.errors import UserError
 from temper.supervision import Lost, Supervisor
 
 GRACE = 5.0  # seconds in which a death that made another member fail comes to light
@@ -23,9 +24,9 @@ GRACE = 5.0  # seconds in which a death that made another member fail comes to l
 class Gang:
     """`make()` gives the actors; `prepare(gang)` is called when all of a new gang have answered.
 
-    Bodies have about(), apply(op, change), save(folder), renew(op, folder) and beat().
+    Bodies have about(), sees(folder), apply(op, change), save(folder), renew(op, folder) and beat().
 
-    scratch  where snapshots are kept: a folder that all machines share
+    scratch  where snapshots are kept: a folder that all machines share (UserError when one does not see it)
     journal  changes between two snapshots
     """
 
@@ -58,7 +59,15 @@ class Gang:
     def _begin(self) -> None:
         for line, about in zip(self.lines, self.once("start", "about")):
             line.about = about
+        self.shared(self.scratch, "give one that all machines share: --scratch", self.once)
         self.prepare(self)
+
+    def shared(self, folder: Path, remedy: str, ask: Callable[..., list[Any]] | None = None) -> None:
+        """UserError when a member does not see a folder that is there."""
+        seen = (ask or self.ask)(f"look for {folder}", "sees", str(folder))
+        for line, sees in zip(self.lines, seen):
+            if not sees:
+                raise UserError(f"{line.name} (on {line.about.get('host')}) does not see {folder}: {remedy}")
 
     def close(self) -> None:
         for line in self.lines:
@@ -107,13 +116,25 @@ class Gang:
             self._replace(why)
             try:
                 self._begin()
-                if self._snapshot is not None:
-                    self.once("take up its last state", "renew", self._snapshot[0], str(self._snapshot[1]))
+                self._recall()
                 for op, change in self._since:
                     self.once(f"make change {op} again", "apply", op, change)
                 return
             except Lost as again:
                 why = again
+
+    def _recall(self) -> None:
+        """Take up the last snapshot. StartAgain when it cannot be read: then nothing else has that state."""
+        if self._snapshot is None:
+            return
+        op, folder = self._snapshot
+        try:
+            self.once("take up its last state", "renew", op, str(folder))
+        except Lost:
+            raise
+        except Exception as error:
+            why = f"its snapshot {folder} cannot be taken up: {type(error).__name__}: {error}"
+            raise self.supervisor.again(self.role, self.title, why) from None
 
     def _replace(self, why: Lost) -> None:
         self.close()
@@ -123,7 +144,11 @@ class Gang:
     def _keep(self) -> None:
         """A snapshot, and an empty journal."""
         old, folder = self._snapshot, self.scratch / f"{self.title.replace(' ', '-')}-{self.op}"
-        self.ask("save its state", "save", str(folder))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.ask("save its state", "save", str(folder))
+        except OSError as error:
+            raise UserError(f"{self.title} cannot keep a snapshot in {folder} ({error}): give another --scratch")
         self._snapshot, self._since = (self.op, folder), []
         if old is not None and old[1] != folder:
             with contextlib.suppress(OSError):

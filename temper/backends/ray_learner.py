@@ -63,13 +63,21 @@ class RayLearner:
         self._change("load weights", "load", freeze(weights), keep=True)
 
     def save(self, folder: Path) -> None:
-        self.gang.ask(f"save to {folder}", "save", str(Path(folder).absolute()))
+        self.gang.ask(f"save to {folder}", "save", str(opened(self.gang, folder)))
 
     def restore(self, folder: Path) -> None:
         self._change(f"restore {folder}", "restore", str(Path(folder).absolute()), keep=True)
 
     def _change(self, what: str, kind: str, *args: Any, keep: bool = False) -> list[Any]:
         return self.gang.change(what, pack((kind, *args), self.modules), keep)
+
+
+def opened(gang: Gang, folder: Path) -> Path:
+    """A folder for a checkpoint, made here. UserError when a learner would write it on a machine of its own."""
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    gang.shared(folder, "--out must be a folder that all machines share")
+    return folder
 
 
 def pushed(gang: Gang) -> Pushed:
@@ -100,9 +108,8 @@ class RayRanks:
 
     def _join(self, gang: Gang) -> None:
         """A process group of the new gang; and the model, once it is known."""
-        first = gang.lines[0].about
-        address = f"{first['address']}:{first['port']}"
-        world, faults = len(gang.lines), gang.supervisor.faults
+        world, faults, first = len(gang.lines), gang.supervisor.faults, gang.lines[0]
+        address = first.result(first.ask("host"), faults, "open a socket for its process group")
         refs = [line.ask("join", n, world, address, self.timeout, self.device) for n, line in enumerate(gang.lines)]
         for line, ref in zip(gang.lines, refs):
             line.result(ref, faults, f"join the process group at {address}")
@@ -114,6 +121,8 @@ class RayRanks:
             self.setup = pack(args[0])
             self.gang.open()
             return [None] * len(self.gang.lines)
+        if method == "save":
+            args = (opened(self.gang, args[0]),)
         blob, what = pack((method, args), modules), f"do its share of {method!r}"
         if method in self.CHANGES:
             return self.gang.change(what, blob, keep=method != "advance")

@@ -1,4 +1,5 @@
-"""The seam between the driver and an actor. Every call passes through `Line.ask`: faults are injected there."""
+"""The seam between the driver and an actor. Faults are injected at `Line.ask`, through which every call
+passes, and where a blocking one takes its answer: `arrived`, `taken`."""
 
 from __future__ import annotations
 
@@ -27,6 +28,15 @@ class Line:
         """Something to await (an ObjectRef, or a generator of them)."""
         return getattr(self.actor, method).remote(*args)
 
+    def arrived(self, refs: list[Any], seconds: float) -> bool:
+        """Whether all answers are there within so many seconds."""
+        return len(ray.wait(refs, num_returns=len(refs), timeout=seconds)[0]) == len(refs)
+
+    def taken(self, refs: list[Any]) -> list[Any]:
+        """Answers that have arrived."""
+        found: list[Any] = ray.get(refs)
+        return found
+
     async def call(self, method: str, *args: Any) -> Any:
         ref = self.ask(method, *args)
         try:
@@ -53,9 +63,9 @@ class Line:
         began, pulse, ping = time.monotonic(), Pulse(faults), None
         wanted = refs if isinstance(refs, list) else [refs]
         try:
-            while len(ray.wait(wanted, num_returns=len(wanted), timeout=faults.beat)[0]) < len(wanted):
-                if ping is not None and ray.wait([ping], timeout=0)[0]:
-                    ray.get(ping)
+            while not self.arrived(wanted, faults.beat):
+                if ping is not None and self.arrived([ping], 0):
+                    self.taken([ping])
                     pulse.answered(None, waited_for=False)
                     ping = None
                 elif ping is not None:
@@ -68,7 +78,7 @@ class Line:
                 if pulse.dead or waited > faults.patience:
                     why = pulse.dead or f"the run has waited {waited:.0f} s for it to {what}"
                     raise Lost(self.name, why)
-            found = ray.get(wanted)
+            found = self.taken(wanted)
             return found if isinstance(refs, list) else found[0]
         except (RayError, RayTaskError) as error:
             raise self.told(error) from None

@@ -67,17 +67,19 @@ class RayEnv:
         self, member: Member, task: Task, roles: Mapping[str, Seat],
         memory: dict[tuple[str, int], tuple[Any, asyncio.Task[Completion]]],
     ) -> Episode:  # fmt: skip
-        key, faults = f"{next(KEYS)}", self.crew.faults
-        stream = member.line.ask("play", key, task, {role: _chair(seat) for role, seat in roles.items()})
+        key = f"{next(KEYS)}"
+        stream = aiter(member.line.ask("play", key, task, {role: _chair(seat) for role, seat in roles.items()}))
+        owed = member.owed[key] = set()
         turns: dict[str, int] = {}
         replies: set[asyncio.Task[None]] = set()
         try:
-            async for ref in stream:
-                kind, *rest = await within(faults.patience, ref, "the run", member.name, f"play task {task.id!r}")
+            while message := await self._heard(member, stream, owed, f"play task {task.id!r}"):
+                kind, *rest = message
                 if kind == "ask":
                     number, role, ids, overrides = rest
                     turn = turns[role] = turns.get(role, -1) + 1
                     said = _recalled(memory, role, turn, ids, overrides, roles[role])
+                    owed.add(said)
                     replies.add(asyncio.ensure_future(self._reply(member, key, number, said)))
                 elif kind == "episode":
                     return rest[0]  # type: ignore[no-any-return]
@@ -94,9 +96,23 @@ class RayEnv:
             failed = next((r.exception() for r in replies if r.done() and r.exception()), None)
             raise failed or member.line.told(error) from None
         finally:
+            del member.owed[key]
             for reply in replies:
                 reply.cancel()
         raise Lost(member.name, "the play broke off")
+
+    async def _heard(self, member: Member, stream: Any, owed: set[asyncio.Task[Any]], what: str) -> tuple[Any, ...]:
+        """The next message of a play, () at its end. Lost after `patience` in which no sampler owed it an answer."""
+        faults, still = self.crew.faults, 0.0
+        coming = asyncio.ensure_future(_message(stream))
+        try:
+            while not (await asyncio.wait({coming}, timeout=faults.beat))[0]:
+                still = still + faults.beat if all(s.done() for s in owed) else 0.0
+                if still >= faults.patience:
+                    raise Lost(member.name, f"the run has waited {still:g} s for it to {what}")
+            return coming.result()
+        finally:
+            coming.cancel()
 
     async def _reply(self, member: Member, key: str, number: int, said: asyncio.Task[Completion]) -> None:
         try:
@@ -110,6 +126,13 @@ class RayEnv:
 
     async def aclose(self) -> None:
         self.crew.close()
+
+
+async def _message(stream: Any) -> tuple[Any, ...]:
+    async for ref in stream:
+        found: tuple[Any, ...] = await ref
+        return found
+    return ()
 
 
 def _recalled(memory: Any, role: str, turn: int, ids: Any, overrides: Any, seat: Seat) -> asyncio.Task[Completion]:

@@ -143,10 +143,16 @@ class RaySampler(Fleet):
         await self.crew.join(count)
 
     async def shrink(self, number: int) -> None:
-        """One sampler less, after it has ended what it has begun."""
+        """One sampler less, after it has ended what it has begun; UserError for the last."""
+        member = next((m for m, r in self._of.items() if r.number == number), None)
         await self.leave(number)
-        member = next(m for m, r in self._of.items() if r.number == number)
-        self.crew.dismiss(member)
+        if member is not None:
+            self.crew.dismiss(member)
+
+    def _retire(self, number: int) -> Replica:
+        replica = super()._retire(number)
+        self.crew.retire(next(m for m, r in self._of.items() if r is replica))
+        return replica
 
     def close(self) -> None:
         self.crew.close()

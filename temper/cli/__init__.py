@@ -19,6 +19,7 @@ COMMANDS = {
     "list": ("catalogue:listing", "the recipes, methods, parts and tasks that there are"),
     "show": ("catalogue:show", "one of them: what it does, its options, its file"),
     "plan": ("fleet:plan", "seconds of a step and idle shares of an asynchronous run on devices that nobody has yet"),
+    "scale": ("scale:scale", "more or fewer samplers of a run on Ray that goes on: temper scale RUN --samplers 4"),
     "doctor": ("doctor:doctor", "what is usable on this machine, and why the rest is not"),
     "bench": ("bench:bench", "what a trained sample costs here, beside TRL and beside the arithmetic that it needs"),
     "export": ("export:export", "a model out of a run, as a Hugging Face directory"),

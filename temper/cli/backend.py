@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from temper.errors import UserError
@@ -25,9 +26,13 @@ def backend(
     address: str = "",
     actor_cpus: float = 1.0,
     colocate: bool = False,
+    spread: bool = False,
     faults: tuple[str, ...] = (),
     restarts: int = 3,
     patience: float = 600.0,
+    silence: float = 60.0,
+    journal: int = 16,
+    scratch: Path | None = None,
 ) -> None:
     """Where the parts of a run live.
 
@@ -40,10 +45,15 @@ def backend(
     address        with ray: of a cluster that is there, as in auto, or ray://HOST:10001
     actor_cpus     with ray: CPUs that each actor claims of it
     colocate       with ray: a sampler and a learner share each GPU
+    spread         with ray: actors over as many machines as there are (else on as few as possible)
     faults         with ray: what happens when an actor dies, where it is not restarted in place, as in learner=again
                    (the run starts again from its last checkpoint), or environment=skip
     restarts       with ray: in place, of one role within ten minutes; one more starts the run again
     patience       with ray: seconds that a wait for an actor may take
+    silence        with ray: seconds without a heartbeat after which an actor is taken for dead
+    journal        with ray: optimiser steps between two snapshots of a learner, which a new one makes again
+    scratch        with ray: folder for these snapshots, which all machines share (default: in the run directory; on a
+                   cluster of this machine a temporary one)
     """
 
 
@@ -66,7 +76,7 @@ def place(phases: list[Run], own: Mapping[str, Any]) -> None:
 
     names = {"reward_actors": "rewards", "bus_actor": "bus", "actor_cpus": "cpus"}
     policy: Faults = faults(
-        given.pop("faults", ()), **{k: given.pop(k) for k in ("restarts", "patience") if k in given}
+        given.pop("faults", ()), **{k: given.pop(k) for k in ("restarts", "patience", "silence") if k in given}
     )
     settings = Ray(**{names.get(k, k): v for k, v in given.items()}, faults=policy)
     for phase in phases:

@@ -1,4 +1,7 @@
-"""`temper run --backend ray` with a cluster of its own: who may reach it, who is where, and what is left afterwards."""
+"""`temper run --backend ray` with a cluster of its own: who may reach it, who is where, and what is left afterwards.
+
+Two learners, whose process group has sockets of its own.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def test_a_run_with_a_cluster_of_its_own(exact_model: str, tmp_path: Path) -> No
         )
     )
     words = ["run", str(recipe), "--model", exact_model, "--out", str(tmp_path / "run"), "--threads", "1", "--backend",
-             "ray", "--environments", "1"]  # fmt: skip
+             "ray", "--environments", "1", "--learners", "2"]  # fmt: skip
     code = textwrap.dedent(LISTENING).replace("ARGV", repr(words))
     root = str(Path(__file__).parents[2])
     ran = subprocess.run(
@@ -64,11 +67,11 @@ def test_a_run_with_a_cluster_of_its_own(exact_model: str, tmp_path: Path) -> No
     listens = [line.split() for line in ran.stdout.splitlines() if line.startswith("LISTENS")]
     assert len(listens) > 4 and {ip.removeprefix("::ffff:") for *_, ip in listens} <= {"127.0.0.1", "::1"}
     who = [w["who"] for w in json.loads((tmp_path / "run" / "placement.json").read_text())]
-    assert who == ["learner of 'policy' 0", "environment 0", "sampler of 'policy' 0"]
+    assert who == ["learner of 'policy' 0", "learner of 'policy' 1", "environment 0", "sampler of 'policy' 0"]
     assert f"{who[0]} (" in ran.stdout
     assert [p for p in psutil.process_iter() if marked(p, str(tmp_path))] == []  # nothing is left
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["argv"]
-    assert recorded[-4:] == ["--backend", "ray", "--environments", "1"]  # a resumed run is placed as this one
+    assert recorded[-6:-2] == ["--backend", "ray", "--environments", "1"]  # a resumed run is placed as this one
 
 
 def marked(process: psutil.Process, mark: str) -> bool:

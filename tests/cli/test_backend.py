@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from temper.backends.ray import Ray
 from temper.cli import main
+from temper.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,33 @@ def test_options_that_cannot_be(
     assert main(["run", "quickstart", "--eval-tasks", "0", "--out", str(tmp_path / "run"), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Ray] = []
+
+    def place(ray: Ray, run: object) -> None:
+        told.append(ray)
+        raise UserError("that is all")
+
+    monkeypatch.setattr(Ray, "place", place)
+    words = [
+        "--backend",
+        "ray",
+        "--scratch",
+        "fast",
+        "--journal",
+        "4",
+        "--spread",
+        "--silence",
+        "9",
+        "--patience",
+        "99",
+    ]
+    assert main(["run", "quickstart", "--eval-tasks", "0", "--out", str(tmp_path / "run"), *words]) == 2
+    [ray] = told
+    assert (ray.scratch, ray.journal, ray.spread) == (Path("fast"), 4, True)
+    assert (ray.faults.silence, ray.faults.patience) == (9.0, 99.0)
 
 
 def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
