@@ -1,6 +1,7 @@
 """Faults of a network, for tests: at the seam of calls to actors, and between the two ends of a TCP connection.
 
-Network(partition=True).on(member.line)          a call's way there and back
+Network(partition=True).on(member.line)          calls that are awaited: samplers, environments, reward actors
+Network(partition=True).under(gang.lines[0])     calls that are waited for: learners, the bus
 async with Proxy(port) as proxy: …               clients connect to proxy.port; proxy.network is broken at will
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +46,36 @@ class Network:
         line.ask = ask
         return self
 
+    def under(self, line: Any) -> Network:
+        """Between `line.result` and what it waits for."""
+        real, arrived, taken = line.ask, line.arrived, line.taken
+
+        def ask(method: str, *args: Any) -> Any:
+            if self.methods and method not in self.methods:
+                return real(method, *args)
+            if method == "weights":  # two answers: what is large stays where it is, its mark comes back
+                large, mark = real(method, *args)
+                return large, _Letter(self, lambda: mark)
+            return _Letter(self, lambda: real(method, *args))
+
+        def all_here(refs: list[Any], seconds: float) -> bool:
+            until = time.monotonic() + seconds
+            here = [r.here.wait(max(0.0, until - time.monotonic())) for r in refs if isinstance(r, _Letter)]
+            rest = [r for r in refs if not isinstance(r, _Letter)]
+            return all(here) and (not rest or arrived(rest, max(0.0, until - time.monotonic())))
+
+        line.ask, line.arrived = ask, all_here
+        line.taken = lambda refs: taken([r.answer if isinstance(r, _Letter) else r for r in refs])
+        return self
+
+    def lost(self) -> bool:
+        """Whether the next call does not arrive."""
+        self.drop, dropped = max(0, self.drop - 1), self.drop > 0
+        return dropped or self.partition
+
     async def there(self) -> None:
         await asyncio.sleep(self.delay)
-        if self.drop:
-            self.drop -= 1
-            await forever()
-        if self.partition:
+        if self.lost():
             await forever()
 
     async def back(self) -> None:
@@ -76,6 +103,28 @@ class _Call:
         async for item in self.make():
             await self.network.back()
             yield item
+
+
+class _Letter:
+    """A call whose answer somebody blocks for; it goes its way in a thread."""
+
+    def __init__(self, network: Network, make: Callable[[], Any]):
+        self.network, self.make = network, make
+        self.here, self.answer = threading.Event(), None
+        threading.Thread(target=self._go, daemon=True).start()
+
+    def _go(self) -> None:
+        import ray
+
+        time.sleep(self.network.delay)
+        if self.network.lost():
+            return
+        self.answer = self.make()
+        with contextlib.suppress(Exception):  # the cluster ended meanwhile
+            ray.wait([self.answer])
+        time.sleep(self.network.slow)
+        if not (self.network.half_open or self.network.partition):
+            self.here.set()
 
 
 async def forever() -> None:
@@ -115,3 +164,12 @@ class Proxy:
                 sink.write(data)
                 await sink.drain()
         sink.close()
+
+
+class Stuck:
+    """An environment that never gets on."""
+
+    roles = ("solver",)
+
+    async def play(self, task: Any, roles: Any) -> Any:
+        await forever()
