@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from studies import kills
 from temper.backends.base import SamplingParams
 from temper.backends.ray import Ray, environment
 from temper.backends.ray_line import Line
+from temper.cli.scale import scale
 from temper.errors import UserError
 from temper.loop import train
 from temper.policy import Policy
@@ -139,6 +142,57 @@ def test_two_learners_share_a_policy_and_one_is_killed(cluster: Any, exact_model
         assert mine["reward"] == theirs["reward"] and mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
     assert (tmp_path / "two/checkpoints/latest/model/model.safetensors").exists()
+
+
+@dataclass
+class Wishes:
+    """A probe that has `temper scale` ask for so many samplers after some steps, and waits until there are."""
+
+    there: Ray
+    out: Path
+    wishes: dict[int, int]
+
+    async def __call__(self, run: Any, step: int) -> dict[str, float]:
+        if step not in self.wishes:
+            return {}
+        [(_, sampler)] = self.there._served
+        scale(self.out, samplers=(wished := self.wishes[step]))
+        await run.probes[-2](run, step)  # as after the next step
+        async with asyncio.timeout(200):
+            while [r.held for r in sampler.replicas] != [False] * wished or len(sampler.crew.members) != wished:
+                await asyncio.sleep(0.1)
+        return {}
+
+
+def test_a_run_is_scaled_from_outside_and_stays_the_same(cluster: Any, exact_model: str, tmp_path: Path) -> None:
+    asyncio.run(train(kills.made(exact_model, tmp_path / "plain", 4)))
+    run = kills.made(exact_model, tmp_path / "scaled", 4)
+    there = kills.placed(run, samplers=1, environments=0, rewards=0, bus=False)
+    run.probes.append(Wishes(there, tmp_path / "scaled", {1: 3, 2: 1}))
+    asyncio.run(train(run))
+    assert kills.difference(tmp_path / "scaled", tmp_path / "plain") == []
+    assert there.supervisor.events == []
+    who = [w["who"] for w in json.loads((tmp_path / "scaled/placement.json").read_text())]
+    assert who == ["learner of 'policy' 0", "sampler of 'policy' 0"]  # the first stayed
+    assert not any(getattr(p, "due", lambda *_: True)(1, 4) for p in run.probes[:-1])  # nobody falls silent for them
+
+
+def test_a_learner_on_a_machine_without_the_scratch_folder_is_named(
+    cluster: Any, exact_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor is told of a path that is not there, as on another machine."""
+    ask = Line.ask
+    monkeypatch.setattr(
+        Line,
+        "ask",
+        lambda line, method, *args: ask(line, method, *("/not/there" if method == "sees" else a for a in args)),
+    )
+    run = kills.made(exact_model, tmp_path / "run", 1)
+    Ray(cpus=0.01).place(run)
+    why = r"learner of 'policy' 0 \(on .*\) does not see .*/run/.scratch: give one that all machines share: --scratch"
+    with pytest.raises(UserError, match=why):
+        asyncio.run(train(run))
+    assert not (tmp_path / "run/.scratch").exists()
 
 
 def test_a_learner_that_does_not_answer_is_named(cluster: Any) -> None:
