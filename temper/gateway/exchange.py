@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from temper.errors import UserError
-from temper.gateway.client import Refused, Unreachable, ask
+from temper.gateway.client import LIMIT, Refused, Unreachable, ask
 from temper.gateway.errors import ApiError
 from temper.gateway.http import Request, Response, Server
 from temper.gateway.payloads import Answers
 
+LOG = logging.getLogger("temper.swarm")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 KEPT = 4  # rounds that a slower node may still ask for
+SUSPECTED = 0.05  # share of the timeout that a node which was silent is waited for, until it is heard again
 PAUSE = 0.05  # seconds between two looks whether a peer has reached the round
 
 
@@ -32,8 +35,11 @@ class Exchange:
 
     meet     a folder that all nodes see: each leaves its address and its token there, readable for its user only
     node     its name; nodes: how many there are, for the first round's waiting
-    most     answers to a task; longest: characters of a text; groups: tasks in a payload. What exceeds them is dropped
-    dropped  payloads or groups that were malformed; silent: nodes that were waited for in vain, both since the start
+    most     answers to a task; longest: characters of a text; groups: tasks in a payload. What exceeds them, or in all
+             `largest` bytes, is not sent, and dropped where it arrives
+    dropped  payloads or groups that were malformed; silent: nodes that were waited for in vain; unsent: own groups that
+             others would drop: all since the start. `metrics` has those of the last round
+    A failure of somebody is one warning in the log, the first time.
     """
 
     meet: Path
@@ -43,8 +49,11 @@ class Exchange:
     most: int = 64
     longest: int = 100_000
     groups: int = 256
+    largest: int = LIMIT
     dropped: int = field(default=0, init=False)
     silent: int = field(default=0, init=False)
+    unsent: int = field(default=0, init=False)
+    metrics: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.node):
@@ -52,6 +61,8 @@ class Exchange:
         self.meet = Path(self.meet)
         self._published: dict[int, bytes] = {}
         self._taken: dict[int, set[str]] = {}
+        self._suspected: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -71,46 +82,107 @@ class Exchange:
     async def gather(self, step: int, mine: Sequence[Answers]) -> dict[str, list[Answers]]:
         """Publish `mine` for round `step`; what every other node has for it, by name. Nobody's failure is an error."""
         self.start()
-        self._published[step] = json.dumps({"groups": [a.to_json() for a in mine]}).encode()
+        before = self._counts()
+        self._published[step] = self._payload(mine)
         for old in [s for s in self._published if s <= step - KEPT]:
             del self._published[old]
+            self._taken.pop(old, None)
         ends = time.monotonic() + self.timeout
         while len(peers := self._peers()) < self.nodes - 1 and step == 0 and time.monotonic() < ends:
             await asyncio.sleep(PAUSE)
-        said = await asyncio.gather(*(self._take(address, step, ends) for address in peers.values()))
-        self.silent += sum(s is None for s in said)
-        return {name: self._read(s) for name, s in zip(peers, said) if s is not None}
+        if step == 0 and len(peers) < self.nodes - 1:
+            LOG.warning("only %d of %d nodes met in %s: going on", len(peers) + 1, self.nodes, self.meet)
+        said = await asyncio.gather(*(self._heard(name, address, step, ends) for name, address in peers.items()))
+        heard = {name: self._read(name, s) for name, s in zip(peers, said) if s is not None}
+        self.metrics = {f"swarm/{what}": float(now - before[what]) for what, now in self._counts().items()}
+        return heard
+
+    def _counts(self) -> dict[str, int]:
+        return {"silent": self.silent, "dropped": self.dropped, "unsent": self.unsent}
+
+    def _payload(self, mine: Sequence[Answers]) -> bytes:
+        """Those of `mine` that others will take."""
+        rows, size = list[str](), len('{"groups": []}')
+        for a in mine:
+            try:
+                row = json.dumps(a.to_json())
+                Answers.from_json(json.loads(row), self.most, self.longest)
+                if len(rows) == self.groups or size + len(row) + 2 > self.largest:
+                    raise ValueError(f"a round's payload has at most {self.groups} groups and {self.largest} bytes")
+            except (TypeError, ValueError) as error:
+                self.unsent += 1
+                self._tell(self.node, "unsent", f"an own group (task {a.task.id}) is not sent: {error}")
+                continue
+            rows.append(row)
+            size += len(row) + 2
+        return f'{{"groups": [{", ".join(rows)}]}}'.encode()
 
     def _peers(self) -> dict[str, Mapping[str, str]]:
-        files = sorted(f for f in self.meet.glob("*.json") if f.stem != self.node)
-        return {f.stem: json.loads(f.read_text()) for f in files}
+        """The addresses of the others. A file that has just gone is nobody's, nor is one that is no address."""
+        found = dict[str, Mapping[str, str]]()
+        for file in sorted(f for f in self.meet.glob("*.json") if f.stem != self.node and NAME.fullmatch(f.stem)):
+            try:
+                told = json.loads(file.read_text())
+                found[file.stem] = {k: told[k] + "" for k in ("url", "token")}
+            except FileNotFoundError:  # it has ended since they were listed
+                continue
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                self._tell(file.stem, "address", f"{file} is no address of a node: {type(error).__name__}")
+        return found
 
-    async def _take(self, address: Mapping[str, str], step: int, ends: float) -> Any:
-        """A peer's payload; None when it is gone, past that round, or too late."""
+    async def _heard(self, name: str, address: Mapping[str, str], step: int, ends: float) -> Any:
+        """A peer's payload; None when it is gone, past that round, or too late: then it is suspected."""
+        if name in self._suspected:
+            ends = min(ends, time.monotonic() + SUSPECTED * self.timeout)
+        said, why = await self._take(address, step, ends)
+        if said is not None:
+            self._suspected.discard(name)
+            self._told.discard((name, "silent"))
+            return said
+        self.silent += 1
+        self._suspected.add(name)
+        wait = f"waited for {SUSPECTED * self.timeout:g} s a round until it is heard again"
+        self._tell(name, "silent", f"node {name} was silent in round {step} ({why}): {wait}")
+        return None
+
+    async def _take(self, address: Mapping[str, str], step: int, ends: float) -> tuple[Any, str]:
+        """A peer's payload, or None and the reason."""
         url = f"{address['url']}/rounds/{step}/{self.node}"
         while (left := ends - time.monotonic()) > 0:
             try:
-                said = await ask(url, token=address["token"], deadline=left)
-            except (Unreachable, Refused):
-                return None
+                said = await ask(url, token=address["token"], deadline=left, limit=self.largest)
+            except (Unreachable, Refused) as error:
+                return None, str(error)
             if said is not None:
-                return said
+                return said, ""
             await asyncio.sleep(PAUSE)
-        return None
+        return None, "it did not get there in time"
 
-    def _read(self, payload: Any) -> list[Answers]:
+    def _read(self, name: str, payload: Any) -> list[Answers]:
         """What of a payload has the right shape."""
         rows = payload.get("groups") if isinstance(payload, dict) else None
         if not isinstance(rows, list):
-            self.dropped += 1
+            self._drop(name, 1, "a payload is no list of groups")
             return []
+        if len(rows) > self.groups:
+            self._drop(name, len(rows) - self.groups, f"more than {self.groups} groups")
         good = []
         for row in rows[: self.groups]:
             try:
                 good.append(Answers.from_json(row, self.most, self.longest))
-            except ValueError:
-                self.dropped += 1
+            except ValueError as error:
+                self._drop(name, 1, str(error))
         return good
+
+    def _drop(self, name: str, count: int, why: str) -> None:
+        self.dropped += count
+        self._tell(name, "dropped", f"what node {name} sends is dropped in part: {why}")
+
+    def _tell(self, name: str, what: str, line: str) -> None:
+        """A warning, once for each node and kind."""
+        if (name, what) not in self._told:
+            self._told.add((name, what))
+            LOG.warning("%s", " ".join(line.split()))
 
     async def _handle(self, request: Request) -> Response:
         given = request.headers.get("authorization", "")
@@ -123,16 +195,16 @@ class Exchange:
         if step in self._published:
             self._taken.setdefault(step, set()).add(match[2])
             return Response(self._published[step])
-        if self._published and step < max(self._published):
+        if step < max([*self._published], default=0):
             raise ApiError(410, "that round is over here")
         return Response(b"")
 
     def close(self, linger: float = 0.0) -> None:
-        """Stop listening, `linger` seconds later at most: as soon as everybody has taken the last round."""
+        """Stop listening, `linger` seconds later at most: as soon as whoever was heard has taken the last round."""
         if self._loop is None:
             return
         ends, last = time.monotonic() + linger, max(self._published, default=0)
-        while time.monotonic() < ends and not set(self._peers()) <= self._taken.get(last, set()):
+        while time.monotonic() < ends and {*self._peers()} - self._suspected - self._taken.get(last, set()):
             time.sleep(PAUSE)
         (self.meet / f"{self.node}.json").unlink(missing_ok=True)
         asyncio.run_coroutine_threadsafe(self._server.closed(), self._loop).result(10)

@@ -35,7 +35,7 @@ def sapo_swarm(
     groups     tasks of its own in a step
     external   groups of others that join them, at most
     attempts   answers to each task
-    wait       seconds that a round waits for the others
+    wait       seconds that a round waits for the others; for one that was silent a twentieth, until it is heard again
     clip_low   range of the probability ratio below 1; clip_high: above 1
     seed       of everything that is drawn
     """

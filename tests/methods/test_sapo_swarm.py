@@ -90,7 +90,7 @@ def judged(policy: Policy, *groups: Batch) -> Batch:
 
 def shared(policy: Policy, b: Batch, others: dict[str, list[Answers]], external: int = 4, **fields: Any) -> Any:
     class Said:
-        node = "me"
+        node, metrics = "me", {"swarm/silent": 0.0}
 
         async def gather(self, step: int, mine: Any) -> Any:
             return others
@@ -122,7 +122,7 @@ def test_groups_of_equal_rewards_do_not_join(policy: Policy) -> None:
     others = {"x": [answers("3+3", "6", "6", "6"), answers("4+4", "8", "7", "9"), answers("5+5", "10", "10", "9")]}
     stage, out = shared(policy, b, others)
     assert [t.id for t in out[TASK]] == ["t/2+2", "o/5+5"]
-    counts = {"swarm/nodes": 1, "swarm/groups": 3, "swarm/useful": 1, "swarm/taken": 1}
+    counts = {"swarm/nodes": 1, "swarm/groups": 3, "swarm/useful": 1, "swarm/taken": 1, "swarm/silent": 0}
     assert stage.metrics == {**counts, "swarm/own_reward": 0.5}
 
 
@@ -228,6 +228,68 @@ def test_a_node_that_is_slow_or_gone_is_left_out(node: Callable[..., Exchange]) 
     assert asyncio.run(a.gather(1, [])) == {} and time.monotonic() - begun < 0.4 and a.silent == 2
 
 
+def test_a_silent_node_costs_the_wait_once(node: Callable[..., Exchange], caplog: Any) -> None:
+    """Named the first time, waited for a twentieth from then on, and as long as anybody once it is heard again."""
+    logging.disable(logging.NOTSET)
+    a, b = node("a", nodes=2, timeout=1.0), node("b", nodes=2)
+    b.start()
+    took = []
+    for step in range(3):
+        begun = time.monotonic()
+        assert asyncio.run(a.gather(step, [])) == {} and a.metrics["swarm/silent"] == 1
+        took.append(time.monotonic() - begun)
+    assert took[0] > 0.9 and max(took[1:]) < 0.5
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "node b was silent in round 0 (it did not get there in time)" in said and "\n" not in said
+    b._published[3] = b'{"groups": []}'
+    assert asyncio.run(a.gather(3, [])) == {"b": []} and a.metrics["swarm/silent"] == 0 and a.silent == 3
+    begun = time.monotonic()
+    assert asyncio.run(a.gather(4, [])) == {} and time.monotonic() - begun > 0.9 and len(caplog.records) == 2
+
+
+def test_what_stands_in_the_folder_is_nobodys_failure(node: Callable[..., Exchange], caplog: Any) -> None:
+    """Addresses that are malformed, or gone between listing and reading, while others take and end."""
+    logging.disable(logging.NOTSET)
+    a, b = node("a", nodes=2), node("b", nodes=2)
+    b.start()
+    b._published[0] = b'{"groups": []}'
+    for n, text in enumerate(("", "[]", "{", "3", '{"url": 3, "token": ""}', '{"url": "x"}', "[" * 99999)):
+        (a.meet / f"m{n}.json").write_text(text)
+    (a.meet / "latin.json").write_bytes(b"\xff")
+    (a.meet / "folder.json").mkdir()
+    (a.meet / "gone.json").symlink_to(a.meet / "nowhere")
+    (a.meet / "no name.json").write_text("{}")
+    assert asyncio.run(a.gather(0, [])) == {"b": []} and a.silent == 0
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 9 and all("is no address of a node" in s for s in said)
+    begun = time.monotonic()
+    b.close(linger=0.1)
+    a.close(linger=5.0)
+    assert time.monotonic() - begun < 2
+
+
+def test_what_others_would_drop_is_not_sent(node: Callable[..., Exchange], caplog: Any) -> None:
+    logging.disable(logging.NOTSET)
+    a, b = node("a", nodes=1, largest=400, most=2), node("b", nodes=1)
+    strange = Answers(Task("o/x", "x", "1", info={"f": len}), ("1",), (True,))
+    mine = [answers("many", "1", *"123"), answers("q", "1", "1"), strange, answers("long", "1", "x" * 300)]
+    asyncio.run(a.gather(0, mine))
+    assert len(a._published[0]) <= 400 and a.metrics == {"swarm/silent": 0, "swarm/dropped": 0, "swarm/unsent": 3}
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "an own group (task o/many) is not sent" in said
+    b._published[0] = a._published[0]
+    assert [g.task.prompt for g in b._read("a", json.loads(a._published[0]))] == ["q"]
+
+
+def test_an_answer_that_is_too_large_is_named(node: Callable[..., Exchange], caplog: Any) -> None:
+    logging.disable(logging.NOTSET)
+    a, b = node("a", nodes=2), node("b", nodes=2)
+    b.start()
+    b._published[0] = b" " * (9 * 2**20)
+    assert asyncio.run(a.gather(0, [])) == {} and a.silent == 1
+    assert "the answer is larger than 8388608 bytes" in caplog.text
+
+
 def test_a_door_of_ones_own(node: Callable[..., Exchange], tmp_path: Path) -> None:
     a = node("a")
     asyncio.run(a.gather(0, [answers("q", "1", "1")]))
@@ -283,8 +345,9 @@ def test_a_payload_of_nonsense_costs_nothing(node: Callable[..., Exchange]) -> N
         got = asyncio.run(a.gather(step, good))
         assert got in ({"b": []}, {})
     assert a.dropped == 6 and a.silent == 2
+    assert a.metrics == {"swarm/silent": 1, "swarm/dropped": 0, "swarm/unsent": 0}
     b._published[9] = json.dumps({"groups": [g.to_json() for g in good] * 300}).encode()
-    assert len(asyncio.run(a.gather(9, good))["b"]) == 256
+    assert len(asyncio.run(a.gather(9, good))["b"]) == 256 and a.metrics["swarm/dropped"] == 44
 
 
 # processes ----------------------------------------

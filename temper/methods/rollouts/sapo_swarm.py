@@ -71,6 +71,7 @@ class Share:
         self.metrics = {
             "swarm/nodes": float(len(heard)), "swarm/groups": float(len(groups)), "swarm/useful": float(len(useful)),
             "swarm/taken": float(len(taken)), "swarm/own_reward": float(b[REWARD].nanmean()),
+            **(self.exchange.metrics if self.exchange else {}),
         }  # fmt: skip
         self.round += 1
         return Batch.concat([b, *taken])
