@@ -1,12 +1,13 @@
 """An actor: plays episodes with the weights that are newest when each begins, and somebody who takes over.
 
-python -m temper.robots.actor --storage DIR --model MODEL --name a --tasks reach,mirror --seed 0 [--pause 0.05]
+python -m temper.robots.actor --storage DIR --model MODEL --name a --tasks reach,mirror --seed 0
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Actor:
         self.moves = {self.tokenizer.encode(m, add_special_tokens=False)[0]: m for m in MOVES}
 
     def renew(self) -> None:
-        """The newest weights, if they are newer: between episodes only."""
+        """The newest weights, if they are others: between episodes only."""
         if found := self.storage.latest(self.version):
             mine = dict(self.module.named_parameters())
             with torch.no_grad():
@@ -103,12 +104,14 @@ def main() -> None:
     for name, kind in (("storage", Path), ("model", str), ("name", str), ("tasks", str), ("seed", int)):
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds that an episode takes at least")
+    parser.add_argument("--parent", type=int, default=0, help="the process that it ends with (0: it plays on)")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     module, tokenizer = load.load_model(asked.model, device="cpu"), load.load_tokenizer(asked.model)
     grids = [GRIDS[t] for t in asked.tasks.split(",")]
     actor = Actor(asked.name, Storage(asked.storage), module, tokenizer, grids, asked.seed)
-    while actor.storage.folder.exists():
+    actor.number = actor.storage.following(actor.name)
+    while actor.storage.folder.exists() and asked.parent in (0, os.getppid()):
         begun = time.monotonic()
         asyncio.run(actor.episode())
         time.sleep(max(0.0, asked.pause - (time.monotonic() - begun)))

@@ -64,16 +64,25 @@ class Episode:
 
 @dataclass
 class Storage:
-    """malformed: episodes that were left out, since the start."""
+    """malformed: episodes that were left out, since the start; seen: names of files that are not read again."""
 
     folder: Path
     malformed: int = field(default=0, init=False)
+    seen: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         for name in ("episodes", "weights"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.seen: set[str] = set()
+
+    def names(self) -> list[str]:
+        """Of all episodes that are there, by actor and number."""
+        return sorted(p.name for p in (self.folder / "episodes").iterdir() if EPISODE.fullmatch(p.name))
+
+    def following(self, actor: str) -> int:
+        """The number of an actor's next episode: behind those that are there."""
+        mine = [name for name in self.names() if name.rpartition("-")[0] == actor]
+        return int(mine[-1].rpartition("-")[2].removesuffix(".json")) + 1 if mine else 0
 
     def put(self, episode: Episode) -> None:
         _write(self.folder / "episodes" / f"{episode.actor}-{episode.number:08d}.json", episode.to_json())
@@ -81,9 +90,7 @@ class Storage:
     def new(self) -> list[Episode]:
         """Episodes that came since the last call, by actor and number."""
         found = []
-        for path in sorted((self.folder / "episodes").iterdir()):
-            if path.name in self.seen or not EPISODE.fullmatch(path.name):
-                continue
+        for path in (self.folder / "episodes" / name for name in self.names() if name not in self.seen):
             self.seen.add(path.name)
             try:
                 if path.stat().st_size > LARGEST:
@@ -94,18 +101,20 @@ class Storage:
         return found
 
     def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Leave weights for whoever begins an episode from now on."""
+        """Leave weights for whoever begins an episode from now on; later versions were a run's that was resumed."""
         folder = self.folder / "weights"
         part = folder / f"{version:08d}.part"
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, part)
+        for later in (f for f in folder.glob("*.safetensors") if int(f.stem) > version):
+            later.unlink()
         part.rename(folder / f"{version:08d}.safetensors")
         for old in sorted(folder.glob("*.safetensors"))[:-KEPT]:
             old.unlink()
 
     def latest(self, than: int = -1) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest version and its weights; None when it is not newer than `than`."""
+        """The newest version and its weights; None when it is `than`. A resumed run's is lower than what was there."""
         files = sorted((self.folder / "weights").glob("*.safetensors"))
-        if not files or int(files[-1].stem) <= than:
+        if not files or int(files[-1].stem) == than:
             return None
         try:
             return int(files[-1].stem), load_file(files[-1])

@@ -8,9 +8,11 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,7 +245,7 @@ def test_losses_are_told_by_source_without_weights(toy_model: str) -> None:
 
 
 def test_actors_as_processes_and_one_is_killed(tmp_path: Path) -> None:
-    """Two actors; one is killed: the run goes on with the other's episodes, each under one published version."""
+    """Two actors; one is killed: the run goes on with the other's episodes, and another plays in its place."""
     run = recipe.sop(
         model="temper-tiny-random",
         actors=2,
@@ -270,9 +272,11 @@ def test_actors_as_processes_and_one_is_killed(tmp_path: Path) -> None:
             heard.extend(storage.new())
             if not self.killed and {e.actor for e in heard} == {"actor0", "actor1"}:
                 os.kill(fleet._processes[0].pid, signal.SIGKILL)
+                fleet._processes[0].wait()
+                heard.extend(storage.new())
                 self.killed = time.monotonic()
-                self.had = len([e for e in heard if e.actor == "actor1"])
-            if self.killed and len([e for e in heard if e.actor == "actor1"]) > self.had + 3:
+                self.had = len(heard)
+            if self.killed and {e.actor for e in heard[self.had :]} == {"actor0", "actor1"}:
                 raise Enough
             return {}
 
@@ -280,14 +284,116 @@ def test_actors_as_processes_and_one_is_killed(tmp_path: Path) -> None:
     with pytest.raises(Enough):
         asyncio.run(asyncio.wait_for(train(run), 120))
     assert fleet._processes == [] and all(0 <= e.version < 2000 for e in heard)
-    assert len({e.version for e in heard}) > 1 and [e.number for e in heard if e.actor == "actor1"][:3] == [0, 1, 2]
+    assert len({e.version for e in heard}) > 1 and fleet.restarts == 1
+    for actor in ("actor0", "actor1"):
+        numbers = [e.number for e in heard if e.actor == actor]
+        assert numbers == list(range(len(numbers)))
+
+
+def test_an_actor_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    Storage(tmp_path).publish({}, 0)
+    line = [sys.executable, "-m", "temper.robots.actor", "--storage", str(tmp_path), "--model", "temper-tiny-random"]
+    line += ["--name", "a", "--tasks", "reach", "--seed", "0", "--parent"]
+    start = f"import os, subprocess; print(subprocess.Popen({line} + [str(os.getpid())]).pid, flush=True); input()"
+    driver = subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    actor = int(driver.stdout.readline())
+    try:
+        assert waited(lambda: Storage(tmp_path).following("a") > 1)
+        driver.kill()
+        driver.wait(10)
+        assert waited(lambda: not playing(actor))
+    finally:
+        driver.kill()
+        if playing(actor):
+            os.kill(actor, signal.SIGKILL)
+
+
+def playing(pid: int) -> bool:
+    """Whether the process is there, and no zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def waited(what: Any, seconds: float = 60.0) -> bool:
+    ends = time.monotonic() + seconds
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.05)
+    return bool(what())
+
+
+class Learner:
+    """As much of a run as a fleet looks at between two looks of its own."""
+
+    def __init__(self) -> None:
+        self.steps, learner = 1000, SimpleNamespace(weights=lambda: {"w": torch.ones(1)})
+        self.roles = {"solver": SimpleNamespace(learner=learner)}
+
+
+class Deserted(Fleet):
+    """Without processes."""
+
+    def _start(self, name: str) -> Any:
+        return None
+
+    def _alive(self) -> None:
+        pass
+
+
+def test_a_resumed_run_reads_what_its_checkpoint_has_not(tmp_path: Path) -> None:
+    """Killed in step 57, resumed at 50: weights of 50 are served, and only episodes since then are new."""
+    actor, run = Storage(tmp_path), Learner()
+    first, again, other = (Deserted([GRIDS["reach"]], 1, folder=tmp_path, every=1000) for _ in range(3))
+    for step in (49, 50):
+        asyncio.run(first(run, step))  # type: ignore[arg-type]
+    actor.put(played("reach", *steps("u")))
+    assert len(first.new()) == 1
+    saved = first.state_dict()
+    for step in (55, 56, 57):
+        asyncio.run(first(run, step))  # type: ignore[arg-type]
+    actor.put(played("reach", *steps("d"), number=1))
+    assert len(first.new()) == 1 and actor.latest()[0] == 57  # type: ignore[index]
+
+    again.load_state_dict(saved)
+    asyncio.run(again(run, 50))  # type: ignore[arg-type]
+    assert actor.latest(57)[0] == 50  # type: ignore[index]
+    assert [e.number for e in again.new()] == [1] and again.new() == []
+    asyncio.run(again(run, 51))  # type: ignore[arg-type]
+    assert [p.name[:8] for p in sorted((tmp_path / "weights").iterdir())] == ["00000050", "00000051"]
+    asyncio.run(other(run, 1))  # type: ignore[arg-type]
+    assert other.new() == []  # another run, in a folder that was used
+    assert actor.following("a") == 2 and actor.following("b") == 0
+
+
+def test_an_actor_that_sends_nothing_is_left_out(tmp_path: Path, caplog: Any) -> None:
+    """Three starts; the others play on; where there is no other, the run ends."""
+    fleet = Fleet([GRIDS["reach"]], 2)
+    fleet.storage = Storage(tmp_path)
+
+    def start(name: str) -> Any:
+        fleet._starts[name] = fleet._starts.get(name, 0) + 1
+        made = subprocess.Popen(["false"] if name == "actor0" else ["sleep", "60"])
+        if name == "actor0":
+            made.wait(10)
+        return made
+
+    fleet._start = start  # type: ignore[method-assign]
+    fleet._processes = [start("actor0"), start("actor1")]
+    for _ in range(5):
+        fleet._alive()
+    assert fleet.restarts == 2 and fleet._processes[1].poll() is None
+    assert [r.getMessage() for r in caplog.records] == [
+        "actor0 ended with 1: started again"] * 2 + ["actor0 sent nothing in 3 starts, and ended with 1: left out"
+    ]  # fmt: skip
+    fleet._starts["actor1"] = 4
+    fleet._processes[1].kill()
+    fleet._processes[1].wait(10)
+    with pytest.raises(UserError, match="all 2 actors have ended"):
+        fleet._alive()
 
 
 def test_a_fleet_without_actors_is_an_error() -> None:
     with pytest.raises(UserError, match="a fleet has at least one actor, got 0"):
         Fleet([GRIDS["reach"]], 0)
-    fleet = Fleet([GRIDS["reach"]], 1)
-    fleet._processes = [subprocess.Popen(["false"])]
-    fleet._processes[0].wait(10)
-    with pytest.raises(UserError, match="all 1 actors have ended"):
-        fleet._alive()
