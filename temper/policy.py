@@ -26,7 +26,8 @@ class Policy:
     max_rows      sequences that the sampler decodes at once
     drafts        guesses of the next tokens, which save passes and change none (`temper.backends.speculate`)
     engine        what samples: "local", "vllm" (in this process), "vllm-server" (one, started here), or VLLM(…) and
-                  VLLMServer(…) with settings of their own (`temper.backends.vllm`, `temper.backends.vllm_servers`)
+                  VLLMServer(…) with settings of their own (`temper.backends.vllm`, `temper.backends.vllm_servers`);
+                  Routed(…) notes experts (`temper.backends.routed`)
     learners      processes that share its training: weights, gradients and optimiser are sharded over them (FSDP2)
     sharding      temper.backends.fsdp.FSDP(…), how; with it one learner is a process of its own too
     backend       where it lives when it is not in this process: what opens it there (temper.backends.ray.Ray)
@@ -67,6 +68,7 @@ class Policy:
 
         from temper.backends.local import LocalLearner
         from temper.backends.local_sampler import LocalSampler
+        from temper.backends.routed import Routed
         from temper.backends.vllm import VLLM
         from temper.backends.vllm_servers import VLLMServer
         from temper.models import load
@@ -74,6 +76,8 @@ class Policy:
         engine: Any = {"vllm": VLLM(), "vllm-server": VLLMServer()}.get(str(self.engine), self.engine)
         if engine != "local":
             engine.check()
+        if isinstance(engine, Routed):
+            engine.alone(self)
         self._tokenizer = load.load_tokenizer(self.model)
         if self.backend is not None:
             self._learner, self._sampler = self.backend.open(self, modules)

@@ -27,10 +27,13 @@ ROUTED = Column(
 
 def routers(module: Any) -> list[nn.Module]:
     """The routers of a model, first layer first; UserError where there is none that can be read and replayed."""
-    found = [m for m in plain(module).modules() if type(m).__name__.endswith("TopKRouter")]
-    if not found:
+    if not (found := _routers(module)):
         raise UserError(f"{type(plain(module)).__name__} has no routers of experts: there is nothing to replay")
     return found
+
+
+def _routers(module: Any) -> list[nn.Module]:
+    return [m for m in plain(module).modules() if type(m).__name__.endswith("TopKRouter")]
 
 
 @contextlib.contextmanager
@@ -46,13 +49,17 @@ def choices(module: Any) -> Iterator[list[Tensor]]:
 
 
 def replay(module: Any, b: Batch, r: Rectangle) -> None:
-    """Until the next call, tokens of the input `r` go where ROUTED says; without that column, where they like."""
-    if ROUTED not in b:
+    """Until the next call, tokens of the input `r` go where ROUTED says; without that column, where they like.
+
+    Where another model reads the batch (a teacher, a critic), whose layers or experts are others, they go as it likes.
+    """
+    shape = next((tuple(p.shape[1:]) for p in b[ROUTED] if p is not None), None) if ROUTED in b else None
+    found = _routers(module) if shape is not None else []
+    if not found or shape != (len(found), found[0].top_k):
         for m in plain(module).modules() if hasattr(module, "_replays") else ():
             if hasattr(m, "_sent"):
                 m._sent = None
         return
-    found = routers(module)
     if not hasattr(module, "_replays"):
         for router in found:
             router.register_forward_hook(_Replay(router))

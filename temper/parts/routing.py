@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from temper.backends.routed import Notes, Routed
 from temper.carrier import Batch
+from temper.errors import UserError
 from temper.models.routing import ROUTED
 
 
@@ -15,7 +17,8 @@ from temper.models.routing import ROUTED
 class Routes:
     """ROUTED of every turn that a sampled token had in context, from what `policy`'s sampler noted (engine Routed).
 
-    Before it, the learner routes as it likes; behind it, in updates too, as the sampler did.
+    Before it, the learner routes as it likes; behind it, in updates too, as the sampler did. A stage of groups or of
+    batches. routing/known: share of the tokens whose experts are known; the others go where they like.
     """
 
     policy: Any
@@ -23,8 +26,17 @@ class Routes:
     reads = ()
     writes = (ROUTED,)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy.engine, Routed):
+            raise UserError(f"engine {self.policy.engine!r} notes no experts: replaying them needs engine=Routed()")
+
+    @property
+    def notes(self) -> Notes:
+        noted: Notes = self.policy.sampler.routes
+        return noted
+
     async def __call__(self, b: Batch) -> Batch:
-        s, noted = b.structure, self.policy.sampler.routes
+        s, noted = b.structure, self.notes
         ids, start, parent = s.ids.tolist(), s.start.tolist(), s.parent.tolist()
         routed: list[Any] = [None] * len(parent)
         known = total = 0
@@ -42,6 +54,11 @@ class Routes:
                 if routed[u] is None or u == turn:
                     routed[u] = torch.cat([piece, piece.new_full((n - len(piece), *route.shape[1:]), -1)])
             known += 0 if route is None else len(route)
-        noted.clear()
         self.metrics = {"routing/known": known / max(total, 1)}
         return b.put(ROUTED, routed)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.notes.state_dict()
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.notes.load_state_dict(saved)

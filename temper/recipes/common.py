@@ -52,7 +52,7 @@ def train_on(
     checkpointing: bool = False,
     token_budget: int = 16384,
     max_rows: int = 1024,
-    sampler: Literal["local", "vllm", "vllm-server"] = "local",
+    sampler: Literal["local", "routed", "vllm", "vllm-server"] = "local",
     ahead: int = 0,
     eval_attempts: int = 4,
     eval_every: int = 0,
@@ -77,7 +77,8 @@ def train_on(
     checkpointing  recompute activations in the backward pass, to save memory
     token_budget   padded tokens in a micro-batch
     max_rows       answers sampled at once
-    sampler        local; vllm: vLLM's engine in the same process; vllm-server: in a process of its own
+    sampler        local; routed: local, and a mixture's tokens go to the same experts in the update (routing replay);
+                   vllm: vLLM's engine in the same process; vllm-server: in a process of its own
     ahead          how many updates old the weights that sampled a batch may be
     eval_attempts  attempts at each held-out task
     eval_every     steps between evaluations (0: only before and after)
@@ -88,7 +89,7 @@ def train_on(
     policy = Policy(
         model=model, optimizer=AdamW(lr=WarmUp(peak, warmup)), lora=Lora(lora, 2 * lora) if lora else None, dtype=dtype,
         device=device, checkpointing=checkpointing, token_budget=token_budget, max_rows=max_rows,
-        engine=sampler,
+        engine=_noting(ahead) if sampler == "routed" else sampler,
     )  # fmt: skip
     m = method(policy, judges) if "judges" in inspect.signature(method).parameters else method(policy)
     if m.env is not None and env not in (None, SingleTurn()):
@@ -101,7 +102,7 @@ def train_on(
         curriculum=m.curriculum(train, attempts, seed) if m.curriculum else Shuffled(train, attempts, seed, also),
         roles=dict.fromkeys(getattr(env, "roles", ("solver",)), policy),
         on_group=[*judges, *m.on_group],
-        on_batch=m.on_batch,
+        on_batch=[_replaying(policy), *m.on_batch] if sampler == "routed" else m.on_batch,
         updates=[Update(policy, m.terms, m.epochs, m.minibatches, before=m.before, after=m.after)],
         probes=[evaluation(held_out, train, eval_attempts, eval_every)] if held_out else [],
         others=list(m.policies.values()),
@@ -114,6 +115,18 @@ def train_on(
         seed=seed,
         save_every=save_every,
     )
+
+
+def _noting(ahead: int) -> Any:
+    from temper.backends.routed import Routed  # only here: it brings transformers along
+
+    return Routed(ahead=ahead)
+
+
+def _replaying(policy: Policy) -> Stage:
+    from temper.parts.routing import Routes
+
+    return Routes(policy)
 
 
 @extends(train_on, without=("train", "held_out", "judges", "env"))

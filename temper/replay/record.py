@@ -158,11 +158,13 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plain(x: Any) -> Any:
-    """As JSON can hold it, and `_again` gives it back: tasks and tuples are marked."""
+    """As JSON can hold it, and `_again` gives it back: tasks, tensors and tuples are marked."""
     if isinstance(x, Task):
         return {"__task__": _plain({**asdict(x), "info": dict(x.info)})}
     if isinstance(x, tuple):
         return {"__tuple__": [_plain(v) for v in x]}
+    if isinstance(x, Tensor):
+        return {"__tensor__": x.tolist(), "dtype": str(x.dtype).removeprefix("torch.")}
     if isinstance(x, list):
         return [_plain(v) for v in x]
     if isinstance(x, Mapping):
@@ -174,6 +176,8 @@ def _again(x: Any) -> Any:
     if isinstance(x, dict):
         if "__task__" in x:
             return Task(**_again(x["__task__"]))
+        if "__tensor__" in x:
+            return torch.tensor(x["__tensor__"], dtype=getattr(torch, x["dtype"]))
         return tuple(_again(v) for v in x["__tuple__"]) if "__tuple__" in x else {k: _again(v) for k, v in x.items()}
     return [_again(v) for v in x] if isinstance(x, list) else x
 

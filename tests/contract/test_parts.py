@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from temper.backends.base import AdamW, SamplingParams
+from temper.backends.routed import Notes, Routed
 from temper.backends.speculate import Speculation
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, ENTROPY, GROUP_KEY, LOGP, REWARD, TOKEN, TRAJECTORY, Column, boolean, floating
@@ -136,7 +137,9 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "reference.RefreshReference": lambda: PARTS["reference.RefreshReference"](SoftmaxPolicy(1), every=2),
     "duels.Duel": lambda: PARTS["duels.Duel"](Policy(), toy_tasks(), every=2),
     "noted.Noted": lambda: PARTS["noted.Noted"](toy_tasks(), every=2),
-    "routing.Routes": lambda: PARTS["routing.Routes"](SimpleNamespace(sampler=SimpleNamespace(routes={}))),
+    "routing.Routes": lambda: PARTS["routing.Routes"](
+        SimpleNamespace(engine=Routed(), sampler=SimpleNamespace(routes=Notes()))
+    ),
     "reward_model.RewardModel": lambda model: PARTS["reward_model.RewardModel"](opened(model)),
     "rewards.Rewards": lambda: rewards.Rewards([exact_match]),
     "roles.ForRoles": lambda: PARTS["roles.ForRoles"](advantages.Advantage(), ("solver",)),

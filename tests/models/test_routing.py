@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from temper.backends.base import SamplingParams
-from temper.backends.routed import Routed
+from temper.backends.fsdp import FSDP
+from temper.backends.ray import Ray
+from temper.backends.routed import Notes, Routed
 from temper.carrier import Batch
 from temper.columns import LOGP, TOKEN
 from temper.envs.single import SingleTurn
@@ -84,14 +88,14 @@ def gap(policy: Policy, b: Batch) -> torch.Tensor:
 def test_the_sampler_notes_where_each_token_went(policy: Policy) -> None:
     """As one pass over the whole chain says: whatever was batched, padded, stored, shared or moved on the way."""
     b = played(policy, params=PARAMS.but(continued=True))
-    notes = dict(policy.sampler.routes)  # type: ignore[attr-defined]
+    notes = policy.sampler.routes  # type: ignore[attr-defined]
     assert len(notes) >= 6
-    for ids, noted in notes.items():
+    for ids in notes:
+        noted = notes.get(ids)
         with torch.inference_mode(), choices(policy.sampler.module) as seen:  # type: ignore[attr-defined]
             policy.sampler.module(input_ids=torch.tensor([ids[:-1]]))  # type: ignore[attr-defined]
         assert torch.equal(torch.stack(seen, 1).to(torch.int16), noted) and noted.shape == (len(ids) - 1, 2, 2)
     b = routed(policy, b)
-    assert not policy.sampler.routes  # type: ignore[attr-defined]
     length = b.structure.start.diff().tolist()
     for turn, sampled in enumerate(b.structure.sampled.tolist()):
         assert b[ROUTED][turn].shape == (length[turn], 2, 2)
@@ -121,6 +125,47 @@ def test_a_longer_context_knows_what_a_shorter_one_did(qwen: str) -> None:
         assert gap(policy, b).max() < 1e-4
     finally:
         policy.close()
+
+
+def test_notes_stay_while_their_answers_may_be_staged(qwen: str) -> None:
+    """Group by group, in flight while another batch is staged, and no longer than weights may lag behind."""
+    policy = toys.policy(qwen, engine=Routed(ahead=1))
+    policy.open()
+    try:
+        sampler: Any = policy.sampler
+        stage = Routes(policy)
+
+        def known(b: Batch) -> float:
+            asyncio.run(stage(b))
+            return stage.metrics["routing/known"]
+
+        def publish(version: int) -> None:
+            asyncio.run(sampler.load(policy.learner.weights(), version))
+
+        publish(1)
+        first, again = played(policy), played(policy, params=PARAMS.but(temperature=0.5))
+        groups = [first.select(first.structure.group == g) for g in range(first.structure.groups)]
+        assert [known(b) for b in (*groups, again, first)] == [1.0] * 6
+        publish(2)
+        second = played(policy, params=PARAMS.but(temperature=2.0))
+        assert known(first) == known(second) == 1.0
+        noted, saved = len(sampler.routes), stage.state_dict()
+        publish(3)
+        assert known(second) == 1.0 and 0 < len(sampler.routes) < noted and known(first) < 1.0
+        assert sampler.routes.size == sum(sampler.routes.get(ids).nbytes for ids in sampler.routes)
+        stage.load_state_dict(saved)
+        assert len(sampler.routes) == noted and known(first) == 1.0
+    finally:
+        policy.close()
+
+
+def test_the_oldest_notes_go_where_there_is_no_room() -> None:
+    notes, experts = Notes(room=100), torch.zeros(4, 2, 2, dtype=torch.int16)  # 32 bytes each
+    for n in (1, 2, 3, 1, 4):
+        notes.put((n,), 0, experts)
+    assert list(notes) == [(3,), (1,), (4,)] and notes.size == 96 and notes.get((2,)) is None
+    notes.served(1)
+    assert not list(notes) and notes.size == 0
 
 
 # what the learner does ----------------------------------------
@@ -213,6 +258,58 @@ def test_weights_by_hand() -> None:
 def test_what_has_no_routers_is_one_sentence() -> None:
     with pytest.raises(UserError, match="Qwen3ForCausalLM has no routers of experts: there is nothing to replay"):
         routers(load.load_model("temper-tiny", device="cpu"))
+
+
+def test_what_notes_no_experts_is_one_sentence(qwen: str) -> None:
+    with pytest.raises(UserError, match=r"engine 'vllm' notes no experts: replaying them needs engine=Routed\(\)"):
+        Routes(Policy(engine="vllm"))
+    for fields, what in (
+        ({"backend": Ray()}, "Ray"), ({"learners": 2}, "learners=2"), ({"sharding": FSDP()}, "FSDP"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"works in this process only: leave out the sampler routed, or {what}"):
+            Policy(model=qwen, engine=Routed(), **fields).open()
+    with pytest.raises(UserError, match="has no routers of experts"):
+        opened("temper-tiny-random")
+
+
+def test_another_model_reads_the_batch_as_it_likes(qwen: str) -> None:
+    """A dense teacher, and a mixture of another depth, leave routes alone."""
+    policy = opened(qwen)
+    others = [Policy(model="temper-tiny-random")]
+    try:
+        free = played(policy)
+        b = routed(policy, free)
+        for other in others:
+            other.open()
+            assert torch.equal(learned(other, b), learned(other, free))
+    finally:
+        for one in (policy, *others):
+            one.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_recipe_replays(qwen: str, tmp_path: Path, ahead: int) -> None:
+    """`--sampler routed`: every token's experts are known in every step, however old its weights."""
+    from temper.recipes.grpo import grpo
+    from tests.core.test_invariants import go
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(f'{{"prompt": "say {w}", "answer": "{w}"}}\n' for w in "ab"))
+    run = grpo(
+        model=qwen, data=str(data), reward=("exact_match",), sampler="routed", ahead=ahead, steps=4, groups=2,
+        attempts=3, max_tokens=4, eval_tasks=0, save_every=0,
+    )  # fmt: skip
+    run.on_group = [toys.ShareOf(tuple(range(0, 512, 2))), *run.on_group[1:]]
+    history = [r for r in go(run, tmp_path / "out") if "routing/known" in r]
+    assert len(history) == 4 and all(r["routing/known"] == 1.0 for r in history)
+
+
+def test_recorded_routes_come_back(qwen: str, tmp_path: Path) -> None:
+    from temper.replay.record import _again, _plain
+
+    piece = torch.tensor([[[3, -1]]], dtype=torch.int16)
+    back = _again(json.loads(json.dumps(_plain([None, piece]))))
+    assert back[0] is None and torch.equal(back[1], piece) and back[1].dtype == torch.int16
 
 
 def test_a_run_replays_in_its_updates(qwen: str) -> None:
