@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import math
 import tempfile
 import threading
@@ -37,6 +38,7 @@ from temper.gateway.client import Refused, Unreachable
 from temper.models import load
 from temper.models.load import plain
 
+LOG = logging.getLogger("temper.vllm")
 NAME, SHOWN = "temper", 20  # the key of our arguments in a request; log-probs that a probe shows
 
 
@@ -240,8 +242,12 @@ class ServedSampler:
             told = await server.ask("/collective_rpc", {"method": "temper_support", "kwargs": {"key": key}})
             support = [tuple(map(int, row)) for row in _field(told, "results")[0]]
         try:
-            self._read(request, _field(answer, "choices")[0], support)
-            spans, most = answer["choices"][0]["weight_versions"], request.limit
+            choice = _field(answer, "choices")[0]
+            spans, most = choice["weight_versions"], request.limit
+            if not all(str(s["version"]).isdigit() for s in spans):
+                self._down(server, "it was started again, and serves weights that it was not given")
+                raise Unreachable(server.why)
+            self._read(request, choice, support)
             versions = tuple(int(s["version"]) for s in spans for _ in range(s["start"], min(s["end"], most)))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise Unreachable(f"its answer is malformed ({type(error).__name__}: {error})")
@@ -290,7 +296,7 @@ class ServedSampler:
                         raise
                 return None if request is not None and request.unwanted else min(able, key=lambda s: len(s.calls))
         except TimeoutError:
-            where = ", ".join(s.url or "one that is starting" for s in self.servers)
+            where = ", ".join((s.url or "one that is starting") + (s.why and f": {s.why}") for s in self.servers)
             raise UserError(
                 f"the sampler waited {self.settings.deadline:g} s for a vLLM server ({where}){said and f'; {said}'}"
             )
@@ -325,7 +331,7 @@ class ServedSampler:
         while server.version is None or self._due is None or server.version != self._due.version:
             assert self._due is not None
             await self._hand_over(server, self._due)
-        server.alive = True
+        server.alive, server.why = True, ""
         self._wake(everybody=True)
 
     def _given(self) -> dict[str, Any]:
@@ -354,24 +360,34 @@ class ServedSampler:
         """Ask it nothing any more; what it was asked is asked elsewhere, and somebody looks whether it comes back."""
         if not server.alive:
             return
-        server.alive, server.version = False, None
+        server.alive, server.version, server.why = False, None, why
         for call in list(server.calls):
             call.cancel()
         self._later(self._revive(server, why))
 
     async def _revive(self, server: Server, why: str) -> None:
+        """Start ours again, `restarts` times; look for one elsewhere during `startup` seconds. Then it is lost."""
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self.settings.startup
         while True:
+            server.why = " ".join(why.split())
             try:
                 if server.home is not None:
                     await asyncio.to_thread(server.kill)
                     if server.starts > self.settings.restarts:
-                        server.lost = f"{server.url}: {why} ({server.starts} starts)"
-                        return self._wake(everybody=True)
+                        return self._lose(server, f"{server.starts} starts")
+                elif clock() >= ends:
+                    return self._lose(server, f"looked for during {self.settings.startup:g} s")
                 await self._bring(server)
                 return
             except (UserError, Unreachable, Refused) as error:
                 why = str(error)
                 await asyncio.sleep(self.settings.heartbeat)
+
+    def _lose(self, server: Server, tried: str) -> None:
+        server.lost = f"{server.url}: {server.why} ({tried})"
+        LOG.warning("a vLLM server is left for good: %s", server.lost)
+        self._wake(everybody=True)
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -34,7 +34,7 @@ class VLLMServer:
     urls       of servers that run already (`python -m temper.backends.vllm_server`)
     token      of those; empty: what TEMPER_VLLM_TOKEN says
     shared     the folder that they and this process see (their --shared); weights go through it
-    startup    seconds for a server to begin to answer
+    startup    seconds for a server to begin to answer, and for one elsewhere to come back with the right weights
     deadline   seconds for one answer, and for new weights to be served
     heartbeat  seconds between two looks at a server's health; three that fail are its end
     retries    of a request, at another server where there is one
@@ -82,7 +82,7 @@ class Server:
 
     version  of the weights that it is known to serve; None: not yet any
     calls    what is being asked of it
-    lost     why it will not come back
+    why      what is wrong with it, while it is not alive; lost: why it will not come back
     """
 
     url: str
@@ -94,6 +94,7 @@ class Server:
     version: int | None = None
     calls: set[asyncio.Task[Any]] = field(default_factory=set)
     starts: int = 0
+    why: str = ""
     lost: str = ""
 
     async def ask(self, path: str, body: Any = None, *, deadline: float | None = None, **rest: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,9 +273,35 @@ def test_a_server_that_is_silent_is_left_after_the_deadline(two: list[StandIn], 
 def test_who_waits_for_whom_is_said_when_nobody_is_left(two: list[StandIn], opened: Any) -> None:
     sampler = opened(two[0], deadline=0.6)
     two[0].stop()
-    with pytest.raises(UserError, match=rf"the sampler waited 0.6 s for a vLLM server \({two[0].url}\)"):
+    waited = rf"the sampler waited 0.6 s for a vLLM server \({two[0].url}: no vLLM server answers at {two[0].url}\)"
+    with pytest.raises(UserError, match=waited):
         many(sampler, (PROMPTS[0], LETTERS))
     two[0] = StandIn(two[0].shared)
+
+
+def test_a_server_that_comes_back_with_another_model_is_left_and_named(two: list[StandIn], opened: Any) -> None:
+    """It is looked for as long as `startup` says; the other serves meanwhile, and alone the reason ends the run."""
+    sampler = opened(*two, startup=1.0)
+    port = two[0].port
+    two[0].stop()
+    two[0] = StandIn(two[0].shared, port)
+    two[0].module.lm_head.register_forward_hook(lambda _m, _x, out: out * 2)  # type: ignore[union-attr]
+    server = sampler.servers[0]
+    lost = rf"{two[0].url}: .*serves another model than the learner's.*\(looked for during 1 s\)"
+    ends = time.monotonic() + 20
+    while not server.lost and time.monotonic() < ends:
+        assert many(sampler, (PROMPTS[0], LETTERS))[0].ids
+        time.sleep(0.05)
+    assert re.fullmatch(lost, server.lost) and not sampler.servers[1].lost
+    asked = two[0].said.count("/update_weights")
+    time.sleep(0.5)
+    assert two[0].said.count("/update_weights") == asked, "nobody looks for it any more"
+    two[1].stop()
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"no vLLM server is left: {lost}; {two[1].url}: no vLLM server answers"):
+        many(sampler, (PROMPTS[0], LETTERS))
+    assert time.monotonic() - began < 10
+    two[1] = StandIn(two[1].shared)
 
 
 def test_what_is_wrong_before_anything_is_asked(two: list[StandIn], opened: Any, tmp_path: Path) -> None:
