@@ -270,7 +270,7 @@ def measure(batch: Batch) -> dict[str, Any]:
         "completions/min_length": float(length.min()),
         "completions/max_length": float(length.max()),
         "completions/clipped_ratio": sum(f == "length" for f in finish) / max(1, len(finish)),
-        "hist/length": _histogram(length.tolist()),
+        "hist/length": extra.histogram(length.tolist()),
         "trajectories": float(len(length)),
     }
     record |= extra.answers(batch) | _noted(batch)
@@ -288,7 +288,7 @@ def measure(batch: Batch) -> dict[str, Any]:
         "reward_std": float(std.mean()) if len(std) else None,
         "frac_reward_zero_std": float((std == 0).float().mean()) if len(std) else None,
         "frac_not_judged": float(r.isnan().float().mean()),
-        "hist/reward": _histogram(judged.tolist()),
+        "hist/reward": extra.histogram(judged.tolist()),
     }
     for column in batch.columns:
         if column.name.startswith("reward@"):
@@ -376,12 +376,3 @@ def _merge(run: Run, metrics: list[dict[str, float]]) -> dict[str, Any]:
 def _nanmean(x: Any) -> float | None:
     kept = x[~x.isnan()]
     return float(kept.mean()) if len(kept) else None
-
-
-def _histogram(values: list[float], bins: int = 20) -> dict[str, list[float]]:
-    import numpy as np
-
-    if not values:
-        return {"edges": [], "counts": []}
-    counts, edges = np.histogram(values, bins=bins)
-    return {"edges": [float(e) for e in edges], "counts": [int(c) for c in counts]}

@@ -221,5 +221,8 @@ def test_the_tail_of_a_rollout() -> None:
 
     attempts = Attempts()
     asyncio.run(rollout(attempts))
-    assert 0.5 < attempts.take()["perf/tail_share"] < 0.97
+    told = attempts.take()
+    assert 0.5 < told["perf/tail_share"] < 0.97
+    counts, edges = told["perf/attempt_s"]["counts"], told["perf/attempt_s"]["edges"]
+    assert sum(counts) == 12 and counts[-1] == 1 and 0.01 < edges[0] < 0.15 and edges[-1] >= 0.19
     assert attempts.take() == {}, "it forgets"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 
 def plan(
     parameters: float = 7.0,
@@ -18,6 +21,7 @@ def plan(
     tflops: float = 990.0,
     bandwidth: float = 3300.0,
     link: float = 50.0,
+    latencies: Path | None = None,
     seed: int = 0,
 ) -> int:
     """What a step of asynchronous training would take, by staleness.
@@ -30,12 +34,16 @@ def plan(
     prompt      tokens before it
     staleness   how many updates old rows may be; several are compared
     tflops      peak of one device; bandwidth: of its memory, in GB/s; link: between devices, in GB/s
+    latencies   a run directory: durations spread as its attempts' did, instead of sigma
     seed        of the durations that are drawn
     """
+    from temper.simulate.measured import Measured
     from temper.simulate.plan import Device, Load, forecast, world_of
 
     device = Device(tflops * 1e12, bandwidth * 1e9, link * 1e9)
     world = world_of(parameters * 1e9, samplers, learners, device, slots=slots, sigma=sigma, group=group)
+    if latencies is not None:
+        world = replace(world, tail=Measured.of(latencies).latencies)
     load = Load(groups, attempts, tokens, prompt)
     print(f"{'staleness':>9}  {'s a step':>9}  {'speed':>6}  {'samplers idle':>13}  {'learners idle':>13}")
     first = None

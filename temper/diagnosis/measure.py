@@ -102,31 +102,36 @@ class Seen:
 
 
 class Attempts:
-    """When attempts began and ended, for the tail of a rollout."""
+    """When attempts began and ended, for the tail of a rollout, and what each took."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
+        self.took: list[float] = []
         self.began = math.inf
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """The block is an attempt."""
-        self.began = min(self.began, time.perf_counter())
+        began = time.perf_counter()
+        self.began = min(self.began, began)
         try:
             yield
         finally:
             self.ended.append(time.perf_counter())
+            self.took.append(self.ended[-1] - began)
 
-    def take(self) -> dict[str, float]:
-        """perf/tail_share: of the time from the first beginning to the last end, what passed after 9 of 10 had ended.
+    def take(self) -> dict[str, Any]:
+        """perf/tail_share: of the time from the first beginning to the last end, what passed after 9 of 10 had ended;
+        perf/attempt_s: a histogram of the seconds of each.
 
         Absent for fewer than FEW attempts; forgets them.
         """
-        ended, began = sorted(self.ended), self.began
-        self.ended, self.began = [], math.inf
+        ended, took, began = sorted(self.ended), self.took, self.began
+        self.ended, self.took, self.began = [], [], math.inf
         if len(ended) < FEW or ended[-1] <= began:
             return {}
-        return {"perf/tail_share": (ended[-1] - ended[math.ceil(0.9 * len(ended)) - 1]) / (ended[-1] - began)}
+        share = (ended[-1] - ended[math.ceil(0.9 * len(ended)) - 1]) / (ended[-1] - began)
+        return {"perf/tail_share": share, "perf/attempt_s": histogram(took)}
 
 
 def _best(b: Batch) -> list[bool]:
@@ -142,3 +147,13 @@ def _key(task: Any) -> int:
     """63 bits of the task's source and id."""
     digest = hashlib.blake2b(f"{task.source}\0{task.id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def histogram(values: list[float], bins: int = 20) -> dict[str, list[float]]:
+    """{"edges": [bins + 1], "counts": [bins]}, both empty for no values."""
+    import numpy as np
+
+    if not values:
+        return {"edges": [], "counts": []}
+    counts, edges = np.histogram(values, bins=bins)
+    return {"edges": [float(e) for e in edges], "counts": [int(c) for c in counts]}

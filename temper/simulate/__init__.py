@@ -5,10 +5,11 @@
     outcome.seconds, outcome.idle                          # of a step; of samplers and of learners
 
 The loop, the bus, the fleet and the sync policies are those of a real run; only the clock of the event loop, and how
-long sampling, training and moving weights take, are made up.
+long sampling, training and moving weights take, are made up. `Measured.of(DIR)` takes them from a run that is over.
 """
 
+from temper.simulate.measured import Measured
 from temper.simulate.run import Outcome, simulate
 from temper.simulate.world import Lognormal, Pareto, Recorded, Steady, World
 
-__all__ = ["Lognormal", "Outcome", "Pareto", "Recorded", "Steady", "World", "simulate"]
+__all__ = ["Lognormal", "Measured", "Outcome", "Pareto", "Recorded", "Steady", "World", "simulate"]

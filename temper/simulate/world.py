@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from functools import cached_property
+from statistics import fmean
 from typing import Protocol
 
 from temper import streams
@@ -54,7 +55,10 @@ class Pareto:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Measured durations (in any unit), drawn with replacement and divided by their mean."""
+    """Measured durations (in any unit), drawn with replacement and divided by their mean.
+
+    Those of a run: `temper.simulate.Measured.of(DIR).latencies`.
+    """
 
     values: Sequence[float]
 
@@ -63,7 +67,11 @@ class Recorded:
             raise UserError("recorded durations must be positive, and there must be some")
 
     def __call__(self, seed: int) -> float:
-        return self.values[int(streams.generator(seed, "tail").integers(len(self.values)))] / mean(self.values)
+        return self.values[int(streams.generator(seed, "tail").integers(len(self.values)))] / self._mean
+
+    @cached_property
+    def _mean(self) -> float:
+        return fmean(self.values)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from studies.plan import STORED, compared, errors, table
 from temper.backends.base import SamplingParams
 from temper.cli import main
 from temper.errors import UserError
@@ -15,7 +20,7 @@ from temper.loop import train
 from temper.methods.objectives.grpo import grpo
 from temper.objective import Update
 from temper.parts.curricula import Generated
-from temper.simulate import Lognormal, World, simulate
+from temper.simulate import Lognormal, Measured, World, simulate
 from temper.simulate.plan import Device, Load, error, forecast, world_of
 from temper.sync import SYNC
 from temper.tasks.task import Task
@@ -111,6 +116,54 @@ def test_sizes_make_a_world() -> None:
         world_of(0, 1, 1, Device())
     with pytest.raises(UserError, match="a step has at least one group"):
         Load(groups=0)
+
+
+def test_forecasts_against_stored_measurements() -> None:
+    """studies/plan.py: what it stored is what forecasts say today, the docs say the same, and it stays that close."""
+    stored = json.loads(STORED.read_text())
+    found = compared(stored)
+    for name, row in stored["compared"].items():
+        assert found[name] == pytest.approx(row)
+    assert errors(found) == pytest.approx(stored["errors"])
+    assert stored["errors"]["run"] < 0.25 and stored["errors"]["sizes"] < 0.5
+    said = (STORED.parents[1] / "performance.md").read_text()
+    assert all(line in said for line in table(found))
+    assert all(f"{100 * e:.0f} %" in said for e in stored["errors"].values())
+
+
+def test_a_run_directory_gives_latencies_and_a_world(toy_model: str, tmp_path: Path) -> None:
+    """Of a run whose answers really take a while: the world that it was in, and durations spread as they were."""
+    policy = Apart("policy", toy_model)
+    policy.pause = lambda number, ids, params: 0.4 if params.seed % 4 == 0 else 0.1
+    run = small(
+        toy_model, policy=policy, curriculum=Generated(lambda k: Task(f"t{k}", "ab"), 6), steps=4,
+        groups=4, sampling=SamplingParams(max_tokens=8, allowed=(97, 98, 99)), transcripts_every=0,
+    )  # fmt: skip
+    run.out = tmp_path
+    asyncio.run(train(run))
+    found = Measured.of(tmp_path)
+    assert (found.groups, found.attempts, found.load.tokens) == (4, 6, 8.0) and len(found.rows) == 3
+    values = sorted(found.latencies.values)
+    assert len(values) == 72 and 0.08 < values[0] < 0.3 and values[-1] > 0.35
+    assert min(abs(found.latencies(7) - v / (sum(values) / 72)) for v in values) < 1e-9
+    world = found.world()
+    assert world.slots == 24 and world.token == pytest.approx(sum(values) / 72 / 8)
+    assert error([forecast(world, found.load, 0).seconds], [found.seconds]) < 0.4
+
+    plain, like = ["plan", "--samplers", "1", "--learners", "1"], ["--latencies", str(tmp_path)]
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert main([*plain, *like]) == main(plain) == 0
+    first, second = told.getvalue().splitlines()[1], told.getvalue().splitlines()[6]
+    assert first != second
+
+
+def test_a_folder_without_durations_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run directory"):
+        Measured.of(tmp_path)
+    (tmp_path / "run.json").write_text('{"units": {"groups per step": 2, "attempts per group": 2}}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    with pytest.raises(UserError, match="has no perf/attempt_s behind the first step"):
+        Measured.of(tmp_path)
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:

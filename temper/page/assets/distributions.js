@@ -1,6 +1,7 @@
 // How a whole distribution moves: steps across, values up, share of attempts as shade; beside it the chosen step alone.
 
-const NAMES = { 'hist/reward': ['Reward', 'share of attempts at each reward'], 'hist/length': ['Length', 'sampled tokens per attempt'] };
+const NAMES = { 'hist/reward': ['Reward', 'share of attempts at each reward'], 'hist/length': ['Length', 'sampled tokens per attempt'],
+  'perf/attempt_s': ['Duration', 'seconds per attempt'] };
 
 class HeatMap {
   constructor(key, chosen) {
