@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from studies.check import Check, Measure, main
-from studies.versus import HARD_SETTING, at_equal_tokens
+from studies.versus import SUMS, SUMS_SETTING, at_equal_tokens
 from temper.recipes.expo import expo
 
-SUMS = "rg:chain_sum?min_terms=2&max_terms=2&min_digits=2&max_digits=2&size=4000"
 TOLD = {"data": SUMS, "cold_start": 40, "beta_steps": 60, "tries": 8}
 
 CHECK = Check(
     slug="expo",
     title="ExPO",
     claim="MATH level 5 with Qwen2.5-3B-Instruct: 2 % with GRPO, 23 % with self-explanations (arXiv 2507.02834).",
-    setting=HARD_SETTING.replace(
-        "three or four two-digit numbers, of which it solves one in a hundred attempts", "two two-digit numbers"
-    )
+    setting=SUMS_SETTING
     + " Every arm starts from 40 steps of imitation on the quickstart suite, in half of which the answer is told in "
     "the prompt. β falls from 0.5 to 0 in 60 steps; β = 0 is GRPO. Explanations count as sampled tokens; of eight "
     "the first that is right is taken. In a pilot with seed 100 on sums of three or four numbers no explanation was "

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from studies.check import Check, Measure, main
-from studies.versus import HARD, HARD_SETTING, at_equal_tokens
+from studies.versus import SUMS, SUMS_SETTING, at_equal_tokens
 from temper.recipes.grpo import grpo
 from temper.recipes.outcome_exploration import outcome_exploration
 
-MANY = {"data": HARD, "eval_tasks": 70, "eval_attempts": 16}
+MANY = {"data": SUMS, "eval_tasks": 70, "eval_attempts": 16}
 
 CHECK = Check(
     slug="outcome-exploration",
     title="Outcome-based exploration",
     claim="Better pass@k at every k than GRPO on competition mathematics; reinforcement alone makes answers "
     "fewer (arXiv 2509.06941).",
-    setting=HARD_SETTING.replace("140 held-out sums × 4", "70 held-out sums × 16")
+    setting=SUMS_SETTING.replace("140 held-out sums × 4", "70 held-out sums × 16")
     + " On the quickstart suite, tried first, every arm has a right answer to 99 % of the questions in 16 attempts.",
     arms={
         "con": at_equal_tokens(outcome_exploration, **MANY),

@@ -29,6 +29,11 @@ HARD_SETTING = SETTING.replace(
     "its quickstart suite", "sums of three or four two-digit numbers, of which it solves one in a hundred attempts"
 ).replace("questions × 4", "sums × 4")
 
+SUMS = "rg:chain_sum?min_terms=2&max_terms=2&min_digits=2&max_digits=2&size=4000"
+SUMS_SETTING = SETTING.replace("its quickstart suite", "sums of two two-digit numbers").replace(
+    "questions × 4", "sums × 4"
+)
+
 
 def at_equal_tokens(
     recipe: Callable[..., Run | list[Run]],
