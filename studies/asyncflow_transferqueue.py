@@ -42,15 +42,11 @@ CHECK = Check(
     slug="asyncflow-transferqueue",
     title="AsyncFlow",
     claim="Over its own separated phases streaming makes it 2.01 times as fast, and delayed weights on top 2.74 times.",
-    setting=f"temper-tiny on the bundled suite, {STEPS} steps of 8 groups × 4 answers, really trained in "
-    f"virtual time: "
-    "2 samplers of 4 slots, 0.05 s a token, lognormal stragglers (σ = 0.7); 2 judges (rewards, reference "
-    "log-probs) at "
-    "0.3 s an answer; 2 learners at 20 ms a token; 0.2 s for new weights: chosen to take about as long as "
-    "one another. separated: one after the other, S = 0; streamed: groups are judged, and trained on in order, "
-    "as they "
-    f"land, S = 0; delayed: S = 1, weights are taken over between answers. reward: mean of the last {LATE} steps. "
-    "speed ×2.01 and ×2.74: the separated arm's multiplied by the claimed factor.",
+    setting=f"temper-tiny on the bundled suite, {STEPS} steps of 8 groups × 4 answers, really trained in virtual time: "
+    "2 samplers of 4 slots, 0.05 s a token, lognormal stragglers (σ = 0.7); 2 judges (rewards, reference log-probs) at "
+    "0.3 s an answer; 2 learners at 20 ms a token; 0.2 s for new weights: chosen to take about as long as one another. "
+    "separated: one after the other, S = 0; streamed: groups are judged, and trained on in order, as they land, S = 0; "
+    f"delayed: S = 1, weights are taken over between answers. reward: mean of the last {LATE} steps. speed ×2.01 and ×2.74: the separated arm's multiplied by the claimed factor.",
     arms={"separated": rung(False, 0), "streamed": rung(True, 0), "delayed": rung(True, 1)},
     measures=[
         Measure("speed", "streamed", "separated", "streaming is faster"),

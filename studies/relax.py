@@ -43,13 +43,11 @@ CHECK = Check(
     claim="Against its own colocated mode 1.12 times as fast at staleness 0 and 1.76 times above it (225.9, 201.0 and "
     "128.6 s a step on 16 GPUs), at the same final reward.",
     setting=f"temper-tiny on the bundled suite, {STEPS} steps of 8 groups × 4 answers, learning rate 5e-4, really "
-    f"trained in virtual time on {DEVICES} devices. colocated: all sample, then all train; the others have half "
-    f"of them to sample "
-    "and half to train. 4 slots a sampler, 0.05 s a token, lognormal stragglers (σ = 1), 10 ms a trained token and "
+    f"trained in virtual time on {DEVICES} devices. colocated: all sample, then all train; the others have half of "
+    "them to sample and half to train. 4 slots a sampler, 0.05 s a token, lognormal stragglers (σ = 1), 10 ms a trained token and "
     "device, 0.5 s for new weights, nothing for switching devices between sampling and training. separated: S = 0, "
-    f"trained once a step is whole; S=0: streamed. reward: mean of the last {LATE} steps. Figures of the "
-    f"colocated arm "
-    "are multiplied by the claimed factor.",
+    f"trained once a step is whole; S=0: streamed. reward: mean of the last {LATE} steps. Figures of the colocated "
+    "arm are multiplied by the claimed factor.",
     arms={
         "colocated": made(COLOCATED, 0, whole=True),
         "separated": made(APART, 0, whole=True),
@@ -67,10 +65,8 @@ CHECK = Check(
         Measure("reward with margin", "S=2", "colocated", f"reward at S = 2 at most {MARGIN} lower"),
     ],
     exact="tests/asynchrony: S = 0 with samplers apart gives the plain loop's weights to the bit (streamed: its "
-    "gradient "
-    "to a relative 1e-12 in float64); no row is more than S versions old; tokens of cut answers keep their "
-    "versions and "
-    "log-probs.",
+    "gradient to a relative 1e-12 in float64); no row is more than S versions old; tokens of cut answers keep their "
+    "versions and log-probs.",
 )
 
 
