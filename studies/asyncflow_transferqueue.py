@@ -46,7 +46,8 @@ CHECK = Check(
     "2 samplers of 4 slots, 0.05 s a token, lognormal stragglers (σ = 0.7); 2 judges (rewards, reference log-probs) at "
     "0.3 s an answer; 2 learners at 20 ms a token; 0.2 s for new weights: chosen to take about as long as one another. "
     "separated: one after the other, S = 0; streamed: groups are judged, and trained on in order, as they land, S = 0; "
-    f"delayed: S = 1, weights are taken over between answers. reward: mean of the last {LATE} steps. speed ×2.01 and ×2.74: the separated arm's multiplied by the claimed factor.",
+    f"delayed: S = 1, weights are taken over between answers. reward: mean of the last {LATE} steps. "
+    "speed ×2.01 and ×2.74: the separated arm's multiplied by the claimed factor.",
     arms={"separated": rung(False, 0), "streamed": rung(True, 0), "delayed": rung(True, 1)},
     measures=[
         Measure("speed", "streamed", "separated", "streaming is faster"),

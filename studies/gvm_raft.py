@@ -32,8 +32,8 @@ CHECK = Check(
     ],
     exact="`tests/methods/test_gvm_raft.py`: no random allocation of 200,000 has a lower Σ G²/(p n); the attempts add "
     "up exactly; G is of accepted probes only; α holds back what is hardly ever solved.",
-    note="Behind RAFT++ with as many tokens, and behind RAFT++ with half of them: here probes do not pay for themselves, "
-    "nor does the allocation help beside them.",
+    note="Behind RAFT++ with as many tokens, and behind RAFT++ with half of them: here probes do not pay for "
+    "themselves, nor does the allocation help beside them.",
 )
 
 if __name__ == "__main__":

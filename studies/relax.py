@@ -44,10 +44,10 @@ CHECK = Check(
     "128.6 s a step on 16 GPUs), at the same final reward.",
     setting=f"temper-tiny on the bundled suite, {STEPS} steps of 8 groups × 4 answers, learning rate 5e-4, really "
     f"trained in virtual time on {DEVICES} devices. colocated: all sample, then all train; the others have half of "
-    "them to sample and half to train. 4 slots a sampler, 0.05 s a token, lognormal stragglers (σ = 1), 10 ms a trained token and "
-    "device, 0.5 s for new weights, nothing for switching devices between sampling and training. separated: S = 0, "
-    f"trained once a step is whole; S=0: streamed. reward: mean of the last {LATE} steps. Figures of the colocated "
-    "arm are multiplied by the claimed factor.",
+    "them to sample and half to train. 4 slots a sampler, 0.05 s a token, lognormal stragglers (σ = 1), 10 ms a "
+    "trained token and device, 0.5 s for new weights, nothing for switching devices between sampling and training. "
+    f"separated: S = 0, trained once a step is whole; S=0: streamed. reward: mean of the last {LATE} steps. Figures "
+    "of the colocated arm are multiplied by the claimed factor.",
     arms={
         "colocated": made(COLOCATED, 0, whole=True),
         "separated": made(APART, 0, whole=True),

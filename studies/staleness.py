@@ -34,11 +34,11 @@ CHECK = Check(
     title="Staleness",
     claim="AsyncFlow's recipe: accuracy holds up to S = 2 and falls at 4 (GSM8K 91.9, 91.0, 92.4, 91.3 at S = 0, 1, 2, "
     "4; MATH500 45.2, 46.0, 47.2, 43.0); asynchrony shortens steps by hiding the slowest answers.",
-    setting=f"temper-tiny on the bundled suite, GRPO at a learning rate of 5e-4, {STEPS} steps of 8 groups × 4 answers, "
-    "really trained in virtual time: 4 samplers of 8 slots, 0.05 s a token, lognormal stragglers (σ = 1), 2 learners "
-    "at 6 ms a token, 0.5 s for new weights; answers are cut and resumed at every update. reward: mean of the last "
-    f"{LATE} steps; with margin: {MARGIN} added to the stale arms'; speed: steps in 1000 virtual seconds; idle: share "
-    "of the samplers' slots, in per cent.",
+    setting=f"temper-tiny on the bundled suite, GRPO at a learning rate of 5e-4, {STEPS} steps of 8 groups × 4 "
+    "answers, really trained in virtual time: 4 samplers of 8 slots, 0.05 s a token, lognormal stragglers (σ = 1), 2 "
+    "learners at 6 ms a token, 0.5 s for new weights; answers are cut and resumed at every update. reward: mean of "
+    f"the last {LATE} steps; with margin: {MARGIN} added to the stale arms'; speed: steps in 1000 virtual seconds; "
+    "idle: share of the samplers' slots, in per cent.",
     arms={f"S={s}": at(s) for s in AHEAD},
     measures=[
         *(
