@@ -5,12 +5,15 @@
 
 Replicas may join (with the newest weights, before they serve anything) and leave (when they have ended their samples)
 while the run goes on. A sample whose replica is lost is asked for again elsewhere: its tokens depend on its seed alone.
+An episode that is to be of one version (`Sync` "episode") stays on its replica; where that is lost it goes on at one of
+the same version, and where there is none it is torn: played again from its beginning (`temper.play`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -24,32 +27,65 @@ from temper.sync import Sync
 
 PATIENCE = 1800.0  # seconds that a sample waits for a replica, and a replica for its samples
 OLDEST: ContextVar[Mapping[str, int] | None] = ContextVar("oldest", default=None)  # by policy; None: the newest only
-_VISIT: ContextVar[_Visit | None] = ContextVar("visit", default=None)
+_VISIT: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_BEGUN = itertools.count()
+_NEVER = -1
 
 
-class _Visit:
-    """One episode, to the fleets that serve it."""
+class Torn(Exception):
+    """An episode's replica is lost, and no other serves the version that it began with: it must be played again."""
+
+
+class Visit:
+    """One episode, to the fleets that serve it. number: its place in the order of beginning; versions: by policy."""
 
     def __init__(self) -> None:
+        self.number = next(_BEGUN)
+        self.versions: dict[str, int] = {}
+        self.torn = False
         self.ended: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
-def visiting() -> Iterator[None]:
+def visiting() -> Iterator[Visit]:
     """What is sampled inside belongs to one episode."""
-    visit = _Visit()
+    visit = Visit()
     token = _VISIT.set(visit)
     try:
-        yield
+        yield visit
     finally:
         _VISIT.reset(token)
         for leave in visit.ended:
             leave()
 
 
+Purpose = tuple[Mapping[str, int] | None, Visit | None]
+
+
+def purpose() -> Purpose:
+    """What is sampled here is for: how old the weights may be, and the episode that it belongs to."""
+    return OLDEST.get(), _VISIT.get()
+
+
+@contextlib.contextmanager
+def serving(what: Purpose) -> Iterator[None]:
+    """What is sampled inside is for `what`, whoever asks: an agent's server has tasks, and a context, of its own."""
+    oldest, visit = OLDEST.set(what[0]), _VISIT.set(what[1])
+    try:
+        yield
+    finally:
+        OLDEST.reset(oldest)
+        _VISIT.reset(visit)
+
+
 @dataclass(eq=False)
 class Replica:
-    """One sampler: the version that it serves, its samples in flight, and the episodes that began on it."""
+    """One sampler: the version that it serves, its samples in flight, and the episodes that began on it.
+
+    held    it is to change its weights, and takes nothing new
+    before  while it is held until its episodes end, those that began before this one may still come to it: of episodes
+            that wait for one another's replicas, the oldest can always go on
+    """
 
     sampler: Any
     number: int
@@ -57,13 +93,17 @@ class Replica:
     flying: int = 0
     held: bool = False
     leaving: bool = False
-    visits: set[_Visit] = field(default_factory=set)
+    before: int = _NEVER
+    visits: set[Visit] = field(default_factory=set)
+
+    def hold(self) -> None:
+        self.held, self.before = True, next(_BEGUN)
 
 
 @dataclass(eq=False)
 class _Waiter:
     oldest: int
-    visit: _Visit | None
+    visit: Visit | None
     future: asyncio.Future[Replica]
 
 
@@ -77,7 +117,7 @@ class Staged:
 class Fleet:
     """name: of the policy; sync: how new weights reach replicas; slots: samples that a replica takes at once (0: all).
 
-    counts: samples cut and resumed, replicas lost; `metrics` are those since they were last looked at.
+    counts: samples cut and resumed, replicas lost, episodes torn; `metrics` are those since they were last looked at.
     """
 
     apart = True
@@ -92,7 +132,7 @@ class Fleet:
         self._changing: dict[Replica, asyncio.Task[None]] = {}
         self._turns: asyncio.Semaphore | None = None
         self._watchers: list[asyncio.Future[None]] = []
-        self.counts = {"resumed": 0, "lost": 0}
+        self.counts = {"resumed": 0, "lost": 0, "torn": 0}
         self._told = dict(self.counts)
 
     def __getattr__(self, name: str) -> Any:
@@ -122,7 +162,7 @@ class Fleet:
         """A replica, for one sample."""
         if not self.replicas and not self.supervised:
             raise self._none()
-        needs, visit = OLDEST.get(), _VISIT.get()
+        needs, visit = purpose()
         newest = self._staged.version if self._staged else -1
         oldest = newest if needs is None else needs.get(self.name, newest)
         waiter = _Waiter(oldest, visit, asyncio.get_running_loop().create_future())
@@ -138,9 +178,6 @@ class Fleet:
         finally:
             with contextlib.suppress(ValueError):
                 self._waiting.remove(waiter)
-        if visit is not None and visit not in replica.visits:
-            replica.visits.add(visit)
-            visit.ended.append(lambda: self._leave(replica, visit))
         try:
             yield replica
         finally:
@@ -151,27 +188,50 @@ class Fleet:
         for waiter in list(self._waiting):
             free = [r for r in self.replicas if self._takes(r, waiter)]
             if free and not waiter.future.done():
-                chosen = min(free, key=lambda r: (waiter.visit not in r.visits, r.flying, r.number))
+                chosen = min(free, key=lambda r: (r.flying, r.number))
                 chosen.flying += 1
                 self._waiting.remove(waiter)
+                self._visited(chosen, waiter.visit)
                 waiter.future.set_result(chosen)
+            elif not waiter.future.done() and self._is_torn(waiter.visit):
+                waiter.future.set_exception(Torn(f"the replica of {self.name!r} that an episode began on is lost"))
             elif self.slots and all(r.flying >= self.slots for r in self.replicas):
                 return
 
     def _takes(self, r: Replica, waiter: _Waiter) -> bool:
-        inside = waiter.visit in r.visits
-        if self.slots and r.flying >= self.slots:
+        if (self.slots and r.flying >= self.slots) or r.version < waiter.oldest:
             return False
-        if self.sync.boundary == "episode":
-            elsewhere = not inside and any(waiter.visit in o.visits for o in self.replicas) and waiter.visit is not None
-            return not elsewhere and (inside or not (r.held or r.leaving)) and r.version >= waiter.oldest
-        return not r.held and not r.leaving and r.version >= waiter.oldest
+        if self.sync.boundary == "episode" and waiter.visit is not None:
+            return self._keeps(r, waiter.visit)
+        return not r.held and not r.leaving
+
+    def _keeps(self, r: Replica, visit: Visit) -> bool:
+        """Whether an episode that is sampled here is of one version, and does not hold up for ever its change."""
+        if visit in r.visits:
+            return True
+        if r.leaving or (r.held and visit.number > r.before) or any(visit in o.visits for o in self.replicas):
+            return False
+        return visit.versions.get(self.name, r.version) == r.version
+
+    def _visited(self, replica: Replica, visit: Visit | None) -> None:
+        if self.sync.boundary == "episode" and visit is not None and visit not in replica.visits:
+            replica.visits.add(visit)
+            visit.versions[self.name] = replica.version
+            visit.ended.append(lambda: self._leave(replica, visit))
+
+    def _is_torn(self, visit: Visit | None) -> bool:
+        """Whether an episode that had begun can go on nowhere."""
+        if visit is None or self.name not in visit.versions or any(self._keeps(r, visit) for r in self.replicas):
+            return False
+        self.counts["torn"] += not visit.torn
+        visit.torn = True
+        return True
 
     def _land(self, replica: Replica) -> None:
         replica.flying -= 1
         self._stir()
 
-    def _leave(self, replica: Replica, visit: _Visit) -> None:
+    def _leave(self, replica: Replica, visit: Visit) -> None:
         replica.visits.discard(visit)
         self._stir()
 
@@ -191,8 +251,8 @@ class Fleet:
         first = all(r.version < 0 for r in self.replicas)
         self.check()
         changing = [r for r in self.replicas if not r.leaving]
-        for r in changing:
-            r.held = r.held or self.sync.wait
+        for r in changing if self.sync.wait else ():
+            r.hold()
         tasks = [self._change(r) for r in changing]
         if self.sync.wait or first:
             try:
@@ -231,9 +291,10 @@ class Fleet:
         self._turns = self._turns or asyncio.Semaphore(self.sync.at_once or 1_000_000)
         async with self._turns:
             while self._staged is not None and replica.version < self._staged.version and replica in self.replicas:
-                replica.held = True
+                replica.hold()
                 try:
                     await self._boundary(replica)
+                    replica.before = _NEVER
                     staged = self._staged
                     ack = await replica.sampler.load(staged.weights, staged.version)
                     if (ack.version, ack.fingerprint) != (staged.version, staged.fingerprint):

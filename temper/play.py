@@ -13,6 +13,7 @@ from temper.carrier import Batch
 from temper.columns import GROUP
 from temper.episode import Episode
 from temper.errors import UserError
+from temper.fleet import visiting
 from temper.policy import Seat
 from temper.request import Drop, Request
 
@@ -45,7 +46,20 @@ async def attempts(run: Run, request: Request, seed: int) -> Batch | None:
 
 
 async def attempt(run: Run, request: Request, n: int, overrides: Mapping[str, Any], seed: int) -> Episode | str:
-    """One play, or the reason why it was dropped."""
+    """One play, or the reason why it was dropped; played again where it was torn (`temper.fleet`)."""
+    for _ in range(run.rounds):
+        with visiting() as visit:
+            try:
+                played = await _played(run, request, n, overrides, seed)
+            except Exception:
+                if not visit.torn:
+                    raise
+        if not visit.torn:
+            return played
+    return "infrastructure: its samplers were lost"
+
+
+async def _played(run: Run, request: Request, n: int, overrides: Mapping[str, Any], seed: int) -> Episode | str:
     seats = {
         role: Seat(role, policy, run.sampling.but(**overrides), seed, (request.split, request.id, n))
         for role, policy in run.roles.items()

@@ -12,6 +12,7 @@ from temper.backends.base import AdamW, Learner, Lora, Sampler, SamplingParams
 from temper.backends.speculate import Speculation
 from temper.episode import Completion
 from temper.errors import UserError, unknown
+from temper.fleet import purpose, serving
 from temper.models.render import renderer_of
 
 
@@ -196,6 +197,7 @@ class Seat:
     def __init__(self, role: str, policy: Policy, params: SamplingParams, seed: int, who: Sequence[object]):
         self.role, self.policy, self.params = role, policy, params
         self._seed, self._who, self._calls = seed, tuple(who), 0
+        self._for = purpose()
 
     @property
     def tokenizer(self) -> Any:
@@ -216,4 +218,5 @@ class Seat:
         """Continue `ids`; overrides are fields of SamplingParams (stop=…, max_tokens=…, allowed=…)."""
         seed = streams.key(self._seed, *self._who, self.role, self._calls)
         self._calls += 1
-        return await self.policy.sampler.sample(tuple(ids), self.params.but(**{"seed": seed, **overrides}))
+        with serving(self._for):
+            return await self.policy.sampler.sample(tuple(ids), self.params.but(**{"seed": seed, **overrides}))

@@ -20,7 +20,8 @@ class Outcome:
 
     seconds  virtual seconds of each step
     idle     share of the time that "samplers" (their slots), "learners" and "judges" had nothing to do
-    history  the run's records; resumed, lost: samples that were cut and went on, replicas that fell
+    history  the run's records; counts: samples that were cut and went on ("resumed"), replicas that fell ("lost"), episodes played
+             again because theirs did ("torn")
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -77,7 +78,7 @@ class _Watch:
         if step == 0:
             return {}
         self.outcome.seconds.append(now)
-        for what in ("resumed", "lost"):
+        for what in ("resumed", "lost", "torn"):
             self.outcome.counts[what] = sum(fleet.counts[what] for fleet in self.backend.fleets)
         return {"simulated/seconds": now}
 

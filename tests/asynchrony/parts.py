@@ -11,6 +11,7 @@ from temper.backends.own import OwnSampler
 from temper.bridge import token_versions
 from temper.columns import VERSION
 from temper.envs.single import SingleTurn
+from temper.episode import Recorder
 from temper.fleet import Fleet
 from temper.loop import train
 from temper.objective import Update
@@ -84,3 +85,50 @@ def go(run: Run, folder: Path | None = None) -> list[dict[str, Any]]:
     run.out = folder
     asyncio.run(train(run))
     return run.reporter.history
+
+
+class Twice:
+    """Two answers, with a word in between."""
+
+    roles = ("solver",)
+
+    async def play(self, task: Any, roles: Any) -> Any:
+        seat, record = roles["solver"], Recorder(task)
+        first = record.add(seat.chat(task.messages))
+        said = record.sampled(await self.asked(seat, record.context(first)), first)
+        more = record.add(tuple(seat.tokenizer.encode(" again ", add_special_tokens=False)), said)
+        again = record.sampled(await self.asked(seat, record.context(more)), more)
+        record.judge((first, said, more, again))
+        return record.episode()
+
+    async def asked(self, seat: Any, ids: tuple[int, ...]) -> Any:
+        return await seat.sample(ids)
+
+
+class Served(Twice):
+    """The same; what is sampled is asked for by the task of a server, which began with the first play."""
+
+    server: Any = None
+
+    async def asked(self, seat: Any, ids: tuple[int, ...]) -> Any:
+        if self.server is None:
+            self.queue: asyncio.Queue[Any] = asyncio.Queue()
+            self.server = asyncio.ensure_future(self._serve())
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.queue.put_nowait((seat, ids, answer))
+        return await answer
+
+    async def _serve(self) -> None:
+        async def one(seat: Any, ids: Any, answer: Any) -> None:
+            try:
+                answer.set_result(await seat.sample(ids))
+            except Exception as error:
+                answer.set_exception(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                tasks.create_task(one(*await self.queue.get()))
+
+    async def aclose(self) -> None:
+        self.server.cancel()
+        await asyncio.gather(self.server, return_exceptions=True)

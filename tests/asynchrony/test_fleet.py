@@ -15,7 +15,7 @@ from temper.backends.local_sampler import LocalSampler
 from temper.backends.own import OwnSampler
 from temper.episode import Completion
 from temper.errors import UserError
-from temper.fleet import OLDEST, Fleet, visiting
+from temper.fleet import OLDEST, Fleet, Torn, visiting
 from temper.models import load
 from temper.simulate.clock import VirtualLoop
 from temper.sync import SYNC, Sync
@@ -136,6 +136,70 @@ def test_an_episode_has_one_version() -> None:
     assert in_virtual_time(go()) == [[0, 0, 0], [1, 1, 1]]
 
 
+@pytest.mark.parametrize("update", [False, True])
+def test_an_episode_whose_replica_is_lost_goes_on_under_the_same_weights_or_not_at_all(update: bool) -> None:
+    async def go() -> None:
+        samplers = [Counting(), Counting()]
+        fleet = Fleet(samplers, sync=SYNC["episodes"])  # type: ignore[arg-type]
+        OLDEST.set({"policy": 0})
+        await fleet.load(WEIGHTS, 0)
+        with visiting() as visit:
+            assert (await fleet.sample((1,), PARAMS)).version == 0
+            if update:  # the other one changes, this one waits for its episode
+                await fleet.load(WEIGHTS, 1)
+                await asyncio.sleep(1)
+                assert [s.version for s in samplers] == [0, 1]
+            samplers[0].lost = True
+            if not update:
+                assert (await fleet.sample((1,), PARAMS)).version == 0
+                assert len(samplers[1].loads) == 1
+            else:
+                for _ in range(2):
+                    with pytest.raises(Torn):
+                        await fleet.sample((1,), PARAMS)
+        assert visit.torn == update and fleet.counts == {"resumed": 0, "lost": 1, "torn": int(update)}
+        await fleet.aclose()
+
+    in_virtual_time(go())
+
+
+def test_the_first_samples_of_an_episode_meet_on_one_replica() -> None:
+    async def go() -> None:
+        samplers = [Counting(), Counting()]
+        fleet = Fleet(samplers, sync=SYNC["episodes"])  # type: ignore[arg-type]
+        await fleet.load(WEIGHTS, 0)
+        with visiting():
+            both = [asyncio.ensure_future(fleet.sample((1,), PARAMS)) for _ in range(2)]
+            await asyncio.sleep(1)
+            assert sorted(len(s.going) for s in samplers) == [0, 2]
+            await asyncio.gather(*both)
+
+    in_virtual_time(go())
+
+
+def test_episodes_of_two_policies_do_not_wait_for_one_another() -> None:
+    """Each began at one policy, and goes on at the other, whose replica waits for the other episode to end."""
+
+    async def go() -> None:
+        fleets = [Fleet([Counting()], name, SYNC["episodes"]) for name in "ab"]  # type: ignore[list-item]
+        OLDEST.set({"a": 0, "b": 0})
+        for f in fleets:
+            await f.load(WEIGHTS, 0)
+
+        async def play(first: Fleet, second: Fleet) -> list[int]:
+            with visiting():
+                return [(await f.sample((1,), PARAMS)).version for f in (first, second, first)]
+
+        plays = [asyncio.ensure_future(play(*fleets)), asyncio.ensure_future(play(*reversed(fleets)))]
+        await asyncio.sleep(5)
+        for f in fleets:
+            await f.load(WEIGHTS, 1)
+        plays.append(asyncio.ensure_future(play(*fleets)))
+        assert await asyncio.gather(*plays) == [[0, 0, 0], [0, 0, 0], [1, 1, 1]]
+
+    in_virtual_time(go())
+
+
 def test_samples_go_where_the_weights_are_new_enough() -> None:
     async def go() -> None:
         samplers = [Counting(), Counting()]
@@ -229,7 +293,7 @@ def test_samples_of_a_lost_replica_are_asked_for_elsewhere() -> None:
         samplers[0].lost = True
         await samplers[0].abort()
         assert [len((await s).ids) for s in samples] == [10, 10] and asyncio.get_running_loop().time() == 13.0
-        assert fleet.metrics == {"sampler/policy/resumed": 0.0, "sampler/policy/lost": 1.0}
+        assert fleet.metrics == {"sampler/policy/resumed": 0.0, "sampler/policy/lost": 1.0, "sampler/policy/torn": 0.0}
         samplers[1].lost = True
         alone = asyncio.ensure_future(fleet.sample((1,), PARAMS))
         await asyncio.sleep(1)

@@ -25,7 +25,7 @@ from temper.simulate import Lognormal, World, simulate
 from temper.simulate.clock import VirtualLoop
 from temper.sync import SYNC
 from temper.tasks.task import Task
-from tests.asynchrony.parts import Ages, Apart, apart, go
+from tests.asynchrony.parts import Ages, Apart, Served, Twice, apart, go
 from tests.core.busy import plain
 from tests.core.test_invariants import small, stopping
 from tests.seams import toys
@@ -150,6 +150,27 @@ def test_cut_rows_keep_their_versions_and_behaviour_log_probs(toy_model: str) ->
         assert token_versions(again).tolist() == token_versions(b).tolist()
     first = {v for b in ages.batches[3:] for v in b[VERSION][b.structure.sampled].tolist()}
     assert len(first) > 2
+
+
+@pytest.mark.parametrize("env", [Twice, Served])
+@pytest.mark.parametrize("failures", [(), tuple((15.0 * n + 25, n, 1.0) for n in range(6))], ids=["", "falling"])
+def test_an_episode_of_two_answers_has_one_version(toy_model: str, env: Any, failures: Any) -> None:
+    """Also where its replica falls between them: then it is played again, from its beginning."""
+    versions = {}
+    for sync in ("episodes", "delayed"):
+        policy = toys.policy(toy_model)
+        ages = Ages(policy)
+        run = small(toy_model, policy=policy, env=env(), on_batch=[ages], ahead=2, steps=8, sync=SYNC[sync])
+        world = World(samplers=2, slots=3, token=1.0, train=0.05, tail=Lognormal(1.0), failures=failures)
+        outcome = simulate(run, world)
+        versions[sync] = [{int(b[VERSION][u]) for u in path if b.structure.sampled[u]}
+                          for b in ages.batches for path in b.structure.paths]  # fmt: skip
+        assert len(versions[sync]) == 48 and max(g for gap in ages.gaps for g in gap) <= 2
+        assert outcome.counts["lost"] == len(failures)
+        assert "dropped/stale" not in {name for r in outcome.history for name in r}
+        assert (outcome.counts["torn"] > 0) == (bool(failures) and sync == "episodes")
+    assert {len(v) for v in versions["episodes"]} == {1} and len(set.union(*versions["episodes"])) > 3
+    assert max(len(v) for v in versions["delayed"]) == 2
 
 
 def test_rows_that_are_too_old_are_asked_for_again(toy_model: str) -> None:
