@@ -31,6 +31,7 @@ from temper.errors import UserError
 from temper.parts.advantages import highest, lowest
 from temper.parts.noted import means
 from temper.replay import record as recorded
+from temper.request import plays
 from temper.trackers import Tracker, tracker
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Reporter:
     async def _probe(self, step: int) -> dict[str, float]:
         found: dict[str, float] = {}
         for probe in self.run.probes:
-            if self.run.steps and getattr(probe, "due", lambda *_: True)(step, self.run.steps):
+            if self.run.steps and plays(probe, step, self.run.steps):
                 self.line.note("evaluating")
             with self.run.ledger.apart():
                 found |= await probe(self.run, step) or {}

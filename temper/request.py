@@ -1,4 +1,4 @@
-"""What a curriculum asks for, and what an environment is."""
+"""What a curriculum asks for, and what an environment and a probe are."""
 
 from __future__ import annotations
 
@@ -62,6 +62,21 @@ class Drop(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+
+class Probe(Protocol):
+    """Observes a run. Optional: `state_dict`/`load_state_dict`, and
+
+    due    (step, steps) -> whether it plays at this step (without it: at every step)
+    plays  False: it never plays, nor looks at what plays change, so that nobody has to wait for it
+    """
+
+    async def __call__(self, run: Any, step: int) -> Mapping[str, float] | None: ...
+
+
+def plays(probe: Any, step: int, steps: int) -> bool:
+    """Whether a probe may play at this step: what it plays must not meet what is played for training."""
+    return getattr(probe, "plays", True) and bool(getattr(probe, "due", lambda *_: True)(step, steps))
 
 
 def writes_of(env: Env) -> tuple[Column, ...]:

@@ -28,7 +28,7 @@ from temper.ledger import UNBOUNDED, Ledger
 from temper.objective import Update
 from temper.policy import Policy
 from temper.report import Reporter
-from temper.request import Curriculum, Env, Request, writes_of
+from temper.request import Curriculum, Env, Request, plays, writes_of
 from temper.stage import Stage
 from temper.sync import Sync
 
@@ -55,7 +55,8 @@ class Run:
     roles             role -> policy that plays it
     updates           what is trained, in order
     on_group          stages for every group as it lands; on_batch: for the whole batch
-    probes            evaluations and other observers: called at the start, after every step, and at the end
+    probes            evaluations and other observers: called at the start, after every step, and at the end; nothing is
+                      played for training meanwhile, but for those that play nothing themselves (see `Probe`)
     others            policies that play no role: references, teachers
     groups            requests that must carry signal in a step; signal: group -> bool (None: all do)
     keep_silent       keep groups without signal in the batch (they never count)
@@ -372,7 +373,7 @@ class Run:
 
     def _probed(self, step: int) -> bool:
         """Whether a probe looks at the run now: what it plays must not meet what is played for training."""
-        return any(getattr(p, "due", lambda *_: True)(step, self.steps) for p in self.probes)
+        return any(plays(p, step, self.steps) for p in self.probes)
 
     def save(self, step: int) -> Path:
         return state.save(self, self.reporter.checkpoints, step)

@@ -434,6 +434,7 @@ class Whereabouts:
     """Says once who is where, keeps it in placement.json, and counts what fell."""
 
     ray: Ray = field(repr=False)
+    plays = False
 
     def due(self, step: int, steps: int) -> bool:
         """It plays nothing: the run need not be quiet for it."""

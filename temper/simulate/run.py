@@ -20,8 +20,9 @@ class Outcome:
 
     seconds  virtual seconds of each step
     idle     share of the time that "samplers" (their slots), "learners" and "judges" had nothing to do
-    history  the run's records; counts: samples that were cut and went on ("resumed"), replicas that fell ("lost"), episodes played
-             again because theirs did ("torn")
+    history  the run's records
+    counts   samples that were cut and went on ("resumed"), replicas that fell ("lost"), episodes that were played again
+             because theirs did ("torn")
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -67,11 +68,10 @@ def simulate(run: Run, world: World) -> Outcome:
 class _Watch:
     """A probe that notes when each step was over."""
 
+    plays = False
+
     def __init__(self, outcome: Outcome, backend: Simulated):
         self.outcome, self.backend, self.since = outcome, backend, 0.0
-
-    def due(self, step: int, steps: int) -> bool:
-        return False  # it plays nothing: nobody has to wait for it
 
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
         now, self.since = virtual().time() - self.since, virtual().time()

@@ -222,6 +222,35 @@ def test_an_evaluation_meets_no_training_episode_and_the_newest_weights(toy_mode
     assert len(seen) == 6 and all(a == b for a, b in seen) and len(ages.batches) == 5
 
 
+@pytest.mark.parametrize("plays", [True, False])
+def test_only_a_probe_that_plays_holds_up_what_is_played_for_training(toy_model: str, plays: bool) -> None:
+    """One without `due` may play at any step; one that says that it never does meets episodes in flight."""
+    busy: list[int] = []
+
+    class Looking:
+        async def __call__(self, run: Any, step: int) -> dict[str, float]:
+            busy.append(run.floor._busy["episodes"])
+            return {}
+
+    class Still(Looking):
+        plays = False
+
+    run, ages = apart(toy_model, 1, slow, ahead=2, steps=5, sync=SYNC["delayed"])
+    run.probes = [Looking() if plays else Still()]
+    virtually(run)
+    assert len(busy) == 6 and len(ages.batches) == 5 and (max(busy) > 0) != plays
+
+
+def test_a_run_on_ray_is_not_drained_at_every_step(toy_model: str) -> None:
+    """Its placement is looked at after every step, and plays nothing."""
+    pytest.importorskip("ray")
+    from temper.backends.ray import Ray
+
+    run = small(toy_model, steps=9, ahead=2, probes=[Evaluation(toys.TASKS[:2], 2, every=4)])
+    Ray(samplers=2).place(run)
+    assert len(run.probes) == 2 and [step for step in range(10) if run._probed(step)] == [0, 4, 8, 9]
+
+
 def test_a_run_that_ends_cancels_what_is_in_flight(toy_model: str) -> None:
     async def go() -> None:
         run, _ = apart(toy_model, 1, slow, ahead=3, steps=9, sync=SYNC["delayed"])
