@@ -30,7 +30,7 @@ from temper.policy import Policy
 from temper.report import Reporter
 from temper.request import Curriculum, Env, Request, plays, writes_of
 from temper.stage import Stage
-from temper.sync import Sync
+from temper.sync import SYNC, Sync
 
 
 @dataclass
@@ -63,7 +63,8 @@ class Run:
     rounds            how often a step may ask again before it gives up
     sampling          defaults for every sample
     ahead             how many updates old the weights that sampled a batch may be
-    sync              how new weights reach samplers that are busy, where these have weights of their own
+    sync              how new weights reach samplers that are busy, where these have weights of their own (None: the
+                      learner waits where `ahead` is 0, else each replica changes between its samples: see `syncing`)
     streamed          begin to train on groups as they land, where that is possible (`temper.streaming`)
     save_every        steps between checkpoints (0: only at the end); keep: how many are kept (0: all)
     transcripts_every steps between transcripts of a few groups
@@ -88,7 +89,7 @@ class Run:
     rounds: int = 10
     sampling: SamplingParams = field(default_factory=SamplingParams)
     ahead: int = 0
-    sync: Sync = field(default_factory=Sync)
+    sync: Sync | None = None
     streamed: bool = False
     seed: int = 0
     name: str = "run"
@@ -147,6 +148,12 @@ class Run:
                 raise UserError(f"two policies are called {policy.name!r}: give each its own name")
         return named
 
+    @property
+    def syncing(self) -> Sync:
+        """`sync`, or what is best for `ahead`, and every sampler can: with 0 nobody has anything to do meanwhile; else
+        "delayed" holds up nobody, and each answer is of one version."""
+        return self.sync or SYNC["delayed" if self.ahead else "blocking"]
+
     def check(self) -> None:
         """Match every read against an earlier write; UserError is one sentence."""
         written = {c.name for c in (*CORE, *writes_of(self.env))}
@@ -195,7 +202,8 @@ class Run:
     def describe(self) -> dict[str, Any]:
         """The resolved run as plain data: every part with its fields."""
         skip = {"out", "resume", "argv"}
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+        found = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip}
+        return {**found, "sync": _plain(self.syncing)}
 
     # life ----------------------------------------------------------------------------------------------------------
 
@@ -244,8 +252,8 @@ class Run:
             if not isinstance(policy.sampler, Fleet):
                 policy.serve(Fleet([policy.sampler]))
             fleet: Any = policy.sampler
-            fleet.name, fleet.sync = policy.name, self.sync
-            if self.sync.boundary == "token" and not all(hasattr(r.sampler, "abort") for r in fleet.replicas):
+            fleet.name, fleet.sync = policy.name, self.syncing
+            if fleet.sync.boundary == "token" and not all(hasattr(r.sampler, "abort") for r in fleet.replicas):
                 raise UserError(
                     f"the sampler of {policy.name!r} cannot cut its samples: choose a sync other than resume"
                 )

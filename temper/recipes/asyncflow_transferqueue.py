@@ -8,7 +8,7 @@ from temper.methods.rollouts.asyncflow_transferqueue import asyncflow_transferqu
 from temper.recipe import extends
 from temper.recipes.common import post_train
 from temper.run import Run
-from temper.sync import SYNC, Name
+from temper.sync import Name
 
 
 @extends(post_train, without=("method", "name", "ahead"))
@@ -36,6 +36,6 @@ def asyncflow_transferqueue(
         return method(policy, clip=clip)
 
     name = "asyncflow-transferqueue"
-    run = post_train(make, name=name, ahead=staleness, groups=groups, attempts=attempts, **options)
-    run.sync, run.streamed = SYNC[sync], streamed
+    run = post_train(make, name=name, ahead=staleness, sync=sync, groups=groups, attempts=attempts, **options)
+    run.streamed = streamed
     return run

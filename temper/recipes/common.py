@@ -22,6 +22,7 @@ from temper.request import Env
 from temper.rewards.load import rewards_from
 from temper.run import Run
 from temper.stage import Stage
+from temper.sync import SYNC, Name
 from temper.tasks.task import Task
 
 SUITE = "quickstart"  # trained on when no data is given: reasoning-gym tasks that the bundled model can begin with
@@ -54,6 +55,7 @@ def train_on(
     max_rows: int = 1024,
     sampler: Literal["local", "routed", "vllm", "vllm-server"] = "local",
     ahead: int = 0,
+    sync: Name | None = None,
     eval_attempts: int = 4,
     eval_every: int = 0,
     save_every: int = 50,
@@ -80,6 +82,8 @@ def train_on(
     sampler        local; routed: local, and a mixture's tokens go to the same experts in the update (routing replay);
                    vllm: vLLM's engine in the same process; vllm-server: in a process of its own
     ahead          how many updates old the weights that sampled a batch may be
+    sync           how samplers with weights of their own (vllm, --backend ray) take over new ones: blocking, delayed,
+                   staggered, episodes or resume (default: blocking, and delayed where ahead is 1 or more)
     eval_attempts  attempts at each held-out task
     eval_every     steps between evaluations (0: only before and after)
     save_every     steps between checkpoints (0: only at the end)
@@ -112,6 +116,7 @@ def train_on(
         keep_silent=m.keep_silent,
         sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k),
         ahead=ahead,
+        sync=SYNC[sync] if sync else None,
         seed=seed,
         save_every=save_every,
     )

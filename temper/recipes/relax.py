@@ -8,7 +8,7 @@ from temper.methods.rollouts.relax import relax as method
 from temper.recipe import extends
 from temper.recipes.common import post_train
 from temper.run import Run
-from temper.sync import SYNC, Name
+from temper.sync import Name
 
 
 @extends(post_train, without=("method", "name", "ahead"))
@@ -35,6 +35,6 @@ def relax(
     def make(policy: Any) -> Any:
         return method(policy, staleness=staleness, cap=cap, clip=clip)
 
-    run = post_train(make, name="relax", ahead=staleness, groups=groups, attempts=attempts, **options)
-    run.sync, run.streamed = SYNC[sync], True
+    run = post_train(make, name="relax", ahead=staleness, sync=sync, groups=groups, attempts=attempts, **options)
+    run.streamed = True
     return run

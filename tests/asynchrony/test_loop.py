@@ -35,27 +35,40 @@ def weights(folder: Path) -> Any:
     return plain(torch.load(folder / "checkpoints" / "latest" / "training.pt", weights_only=True)["weights"])
 
 
-@pytest.mark.parametrize("sync", SYNC)
+@pytest.mark.parametrize("sync", [*SYNC, None])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_without_staleness_it_is_the_plain_loop_to_the_bit(
-    toy_model: str, tmp_path: Path, sync: str, replicas: int
+    toy_model: str, tmp_path: Path, sync: Any, replicas: int
 ) -> None:
     go(small(toy_model, steps=4), tmp_path / "plain")
-    run, ages = apart(toy_model, replicas, sync=SYNC[sync])
+    run, ages = apart(toy_model, replicas, sync=SYNC[sync] if sync else None)
     go(run, tmp_path / "apart")
     assert weights(tmp_path / "apart") == weights(tmp_path / "plain")
     assert [max(g) for g in ages.gaps] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("sync", SYNC)
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_who_goes_ahead_does_not_wait_for_busy_samplers(toy_model: str, ahead: int) -> None:
+    """Where nothing else is said: at 0 as before; else also where samplers cannot be cut, and as fast as can be."""
+    world, total = World(samplers=2, slots=3, token=1.0, train=0.2, tail=Lognormal(1.0)), dict[str, float]()
+    for name, sync in (("default", None), *SYNC.items()):
+        run = small(toy_model, ahead=ahead, steps=8, sync=sync)
+        total[name] = simulate(run, world).total
+        if name == "default":
+            assert run.syncing == SYNC["delayed" if ahead else "blocking"] and "at_once" in run.describe()["sync"]
+    assert total["default"] == total["delayed" if ahead else "blocking"]
+    assert not ahead or total["default"] < 0.95 * total["blocking"]
+
+
+@pytest.mark.parametrize("sync", [*SYNC, None])
 @pytest.mark.parametrize("ahead", [1, 2, 4])
-def test_no_row_is_older_than_that(toy_model: str, sync: str, ahead: int) -> None:
+def test_no_row_is_older_than_that(toy_model: str, sync: Any, ahead: int) -> None:
     """With one replica ten times as slow as the other, and a straggler in every group."""
 
     def pause(replica: int, ids: Any, params: SamplingParams) -> float:
         return (0.02 if params.seed % 3 == 0 else 0.002) * (1 + 4 * replica)
 
-    run, ages = apart(toy_model, 2, pause, sync=SYNC[sync], ahead=ahead, steps=8)
+    run, ages = apart(toy_model, 2, pause, sync=SYNC[sync] if sync else None, ahead=ahead, steps=8)
     go(run)
     gaps = [g for gap in ages.gaps for g in gap]
     assert min(gaps) >= 0 and max(gaps) <= ahead and len(ages.gaps) == 8

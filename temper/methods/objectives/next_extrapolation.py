@@ -67,8 +67,6 @@ class Jump:
     async def __call__(self, run: Any, step: int) -> dict[str, float]:
         if step or self.done:
             return {}
-        if run.apart and not run.sync.wait:
-            raise UserError("the jump is chosen by what its weights sample: take a sync that waits, blocking or resume")
         last = {n: w.detach().clone() for n, w in self.policy.learner.weights().items()}
         path = [*kept(self.folder), last]
         way = continued(path, self.ahead, epochs=self.epochs, lr=self.lr, seed=self.seed)
