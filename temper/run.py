@@ -217,6 +217,8 @@ class Run:
             self.first = {p.name: p.version - start for p in self.policies.values() if p.trainable}
             await self.publish([])
             await self.reporter.begin(start)
+            if self.streamed and not self.ahead and (why := streaming.hindered(self)):
+                print(f"note: training begins once all of a step has landed: {why}", flush=True)
             try:
                 yield start
             finally:

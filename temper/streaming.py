@@ -53,17 +53,28 @@ def total(term: Term) -> Callable[[Batch, Tensor], Tensor] | None:
 
 def streams(run: Run) -> bool:
     """Whether a step's training may begin before all of it has landed."""
-    if not (run.streamed and run.apart) or run.ahead or run.on_batch or run.signal is not None or len(run.updates) != 1:
-        return False
+    return run.streamed and not run.ahead and not hindered(run)
+
+
+def hindered(run: Run) -> str:
+    """Why training begins only with whole steps, also where `ahead` is 0; "" where it may begin before."""
+    if not run.apart:
+        return "samplers share the learner's weights"
+    if run.on_batch:
+        return f"{type(run.on_batch[0]).__name__} has to see all of a step"
+    if run.signal is not None:
+        return "which groups count is known once all of a step is played"
+    if len(run.updates) != 1:
+        return f"there are {len(run.updates)} updates"
     [update] = run.updates
-    simple = update.epochs == update.minibatches == 1 and not update.before and update.roles is None
+    if not (update.epochs == update.minibatches == 1 and not update.before and update.roles is None):
+        return "a step is more than one optimiser step on all of its rows"
     divided = {(total(t), t.where, tuple(c for c in t.reads)) for t in update.terms}
-    return (
-        simple
-        and len(divided) == 1
-        and None not in {d for d, *_ in divided}
-        and hasattr(update.policy.learner, "begin")
-    )
+    if len(divided) != 1 or None in {d for d, *_ in divided}:
+        return "the terms have no total in common"
+    if not hasattr(update.policy.learner, "begin"):
+        return f"{type(update.policy.learner).__name__} cannot begin before"
+    return ""
 
 
 @dataclass(frozen=True)

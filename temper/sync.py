@@ -7,8 +7,8 @@
     episodes   no                  each between two of its episodes              one version an episode
     resume     yes                 at once: samples are cut and go on            several versions in a turn
 
-`delayed` is what a run does by itself where it goes ahead (`Run.syncing`): every sampler can do it, and `resume` is faster
-only where long answers keep a replica of few slots from changing (`python -m studies.syncs`).
+`delayed` is what a run does by itself where it goes ahead (`Run.syncing`): every sampler can do it, and `resume` is
+faster only where long answers keep a replica of few slots from changing (`python -m studies.syncs`).
 
 Whatever the policy, no row is trained on that is more than `Run.ahead` versions old (`temper.fleet`).
 """

@@ -92,6 +92,30 @@ def test_which_runs_begin_early(exact_model: str, tmp_path: Path) -> None:
         assert not streams(run)
 
 
+class Whole(backend._Learner):
+    """What a sharded learner, or one in an actor, is: it trains on whole steps only."""
+
+    @property
+    def begin(self) -> Any:
+        raise AttributeError("begin")
+
+
+@pytest.mark.parametrize("learner", [backend._Learner, Whole])
+def test_what_does_not_stream_says_so(
+    exact_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], learner: Any
+) -> None:
+    monkeypatch.setattr(backend, "_Learner", learner)
+    note = "note: training begins once all of a step has landed: "
+    simulate(built(exact_model, tmp_path / "a", token_mean), WORLD)
+    whole = learner is Whole
+    assert (f"{note}Whole cannot begin before\n" in capsys.readouterr().out) == whole
+    for fields in ({"streamed": False}, {"ahead": 1}):  # nobody expects it
+        simulate(built(exact_model, tmp_path / f"{fields}", token_mean, **fields), WORLD)
+        assert note not in capsys.readouterr().out
+    go(built(exact_model, tmp_path / "plain", token_mean), tmp_path / "plain")
+    assert f"{note}samplers share the learner's weights\n" in capsys.readouterr().out
+
+
 def test_groups_in_order() -> None:
     b = Bus({"train": ("batch",)})
     b.open("open", 0, {g: [g + "/0"] for g in "abcde"})
