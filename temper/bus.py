@@ -18,7 +18,6 @@ that one consumer was given is never given to it again.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +162,6 @@ class Bus:
         self._of: dict[str, str] = {}  # row -> group
         self._sealed: set[int] = set()
         self._done: dict[str, tuple[int, Any]] = {}  # operation -> (partition, its answer)
-        self._changed: asyncio.Event | None = None
 
     # producers -----------------------------------------------------------------------------------------------------
 
@@ -199,7 +197,6 @@ class Bus:
             group.values.setdefault(name, {})[key] = value
             group.size += (sizes or {}).get(key, 0)
             new += 1
-        self._tell()
         return new
 
     def drop(self, keys: Iterable[str]) -> None:
@@ -217,12 +214,10 @@ class Bus:
                     values.pop(row, None)
             if not group.rows:
                 del self._groups[owner]
-        self._tell()
 
     def seal(self, partition: int) -> None:
         """No more rows will be opened for this step."""
         self._sealed.add(partition)
-        self._tell()
 
     def clear(self, partition: int) -> None:
         """The step is over: its rows leave, and their room is free."""
@@ -265,18 +260,6 @@ class Bus:
         values = g.values.get(name, {})
         return values.get(group, {row: values[row] for row in g.rows if row in values} or None)
 
-    async def wait(self, consumer: str, partition: int, n: int, seconds: float) -> None:
-        """Until `n` groups are ready for the consumer, or the step is sealed. UserError after so many seconds says what
-        it waits for."""
-        deadline = asyncio.get_running_loop().time() + seconds
-        while len(self.ready(consumer, partition)) < n and partition not in self._sealed:
-            self._changed = self._changed or asyncio.Event()
-            left = deadline - asyncio.get_running_loop().time()
-            try:
-                await asyncio.wait_for(self._changed.wait(), max(left, 0.0))
-            except TimeoutError:
-                raise UserError(f"{consumer!r} waited {seconds:g} s: {self._missing(consumer, partition)}") from None
-
     def describe(self) -> dict[str, Any]:
         """{"groups", "rows", "partitions": {step: groups}}: what is on the bus."""
         steps = [g.partition for g in self._groups.values()]
@@ -298,7 +281,6 @@ class Bus:
         self._groups = {name: _Group(**g) for name, g in saved["groups"].items()}
         self._of = {row: name for name, g in self._groups.items() for row in g.rows}
         self._sealed, self._done = set(saved["sealed"]), {op: (d[0], d[1]) for op, d in saved["done"].items()}
-        self._tell()
 
     def _fields(self, consumer: str) -> tuple[str, ...]:
         if consumer not in self.consumers:
@@ -330,21 +312,5 @@ class Bus:
             if all(c in g.taken for c, fields in self.consumers.items() if name in fields):
                 del g.values[name]
 
-    def _missing(self, consumer: str, partition: int) -> str:
-        fields = self._fields(consumer)
-        mine = [(name, g) for name, g in self._groups.items() if g.partition == partition]
-        lacks = [(f, g) for f in fields for name, g in mine if f"{f} {name}" not in g.had]
-        gaps = [f"{f} of {row}" for f, g in lacks for row in g.rows if f"{f} {row}" not in g.had]
-        if not gaps:
-            return f"step {partition} has no more groups"
-        more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
-        return f"step {partition} lacks {', '.join(gaps[:3])}{more}, which nobody has put"
-
     def _did(self, op: str, partition: int, answer: Any = None) -> None:
         self._done[op] = (partition, answer)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None

@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from temper.waits import Waits
+
 
 class Floor:
     """`at` is entered by those who work. `quiet` waits until nobody of some kinds does, and holds who would begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Waits | None = None) -> None:
+        self._waits = waits or Waits()
         self._busy: Counter[str] = Counter()
         self._closed: Counter[str] = Counter()
         self._watchers: list[asyncio.Future[None]] = []
@@ -31,8 +34,11 @@ class Floor:
     async def quiet(self, *kinds: str) -> AsyncIterator[None]:
         self._closed.update(kinds)
         try:
-            while any(self._busy[k] for k in kinds):
-                await self._change()
+            with self._waits.on(
+                f"an evaluation or a checkpoint waits until {' and '.join(kinds)} in flight have ended"
+            ):
+                while any(self._busy[k] for k in kinds):
+                    await self._change()
             yield
         finally:
             self._closed.subtract(kinds)

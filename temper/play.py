@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,7 +67,8 @@ async def _played(run: Run, request: Request, n: int, overrides: Mapping[str, An
     }
     try:
         with run.reporter.attempts.one():
-            episode = await run.ledger.played(run.env.play, request.task, seats)
+            async with timed(run, request, seats):
+                episode = await run.ledger.played(run.env.play, request.task, seats)
     except Drop as drop:
         return drop.reason
     except ContextFull:
@@ -77,6 +79,47 @@ async def _played(run: Run, request: Request, n: int, overrides: Mapping[str, An
         what = f"{type(run.env).__name__} failed on task {request.task.id!r}"
         raise UserError(f"{what}: {type(error).__name__}: {error}") from error
     return replace(episode, request=request.id, split=request.split)
+
+
+@contextlib.asynccontextmanager
+async def timed(run: Run, request: Request, seats: Mapping[str, Seat]) -> AsyncIterator[None]:
+    """The run knows what this play waits for. Drop where its environment takes longer than it may for one move."""
+    limit, task = asyncio.timeout(None), f"task {request.task.id!r}"
+    asked, over = 0, False
+
+    def think(change: int) -> None:
+        nonlocal asked
+        asked += change
+        if run.env_timeout and not over:
+            run.waits.limit(limit, None if asked else run.env_timeout)
+
+    def told(seat: Seat, sample: Any) -> Any:
+        what = f"{task} waits for a sample of {seat.policy.name!r}"
+
+        async def sampled(*args: Any, **options: Any) -> Any:
+            think(+1)
+            try:
+                with run.waits.on(what):
+                    return await sample(*args, **options)
+            finally:
+                think(-1)
+
+        return sampled
+
+    for seat in seats.values():
+        seat.sample = told(seat, seat.sample)  # type: ignore[method-assign]
+    try:
+        with run.waits.on(f"{request.split} waits for {type(run.env).__name__} to play {task}"):
+            async with limit:
+                think(0)
+                yield
+    except TimeoutError:
+        if limit.expired():
+            raise Drop("infrastructure: environment timeout") from None
+        raise
+    finally:
+        over = True
+        run.waits.limit(limit, None)
 
 
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

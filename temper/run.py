@@ -31,6 +31,7 @@ from temper.report import Reporter
 from temper.request import Curriculum, Env, Request, plays, writes_of
 from temper.stage import Stage
 from temper.sync import SYNC, Sync
+from temper.waits import Waits
 
 
 @dataclass
@@ -71,6 +72,10 @@ class Run:
     record            steps whose batch and weights are kept for `temper replay`; "checkpoints": those after each one
     trackers          names of further writers of metrics: "tensorboard", "wandb"
     budget            {axis of the ledger: amount}: the run ends after the step that reaches one, or with `steps`
+    env_timeout       seconds that an environment may take for one move (to ask for a sample, or to end); then its
+                      attempt is dropped, and counted as a fault of the infrastructure (0: any)
+    stall_timeout     seconds in which nothing begins or ends, after which the run ends (0: never)
+    note_after        the same, after which a line on stderr says who waits for whom
     threads           of torch, where the command line does not say (0: all cores, at most 4)
     """
 
@@ -101,6 +106,9 @@ class Run:
     record: tuple[int, ...] | str = ()
     trackers: tuple[str, ...] = ()
     budget: Mapping[str, float] = field(default_factory=dict)
+    env_timeout: float = 0.0
+    stall_timeout: float = 0.0
+    note_after: float = 120.0
     threads: int = 0
     argv: tuple[str, ...] = ()
 
@@ -111,6 +119,8 @@ class Run:
             (self.groups >= 1, f"groups must be at least 1, got {self.groups}"),
             (self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}"),
             (self.ahead >= 0, f"ahead must not be negative, got {self.ahead}"),
+            (self.env_timeout >= 0, f"env_timeout must not be negative, got {self.env_timeout:g}"),
+            (self.stall_timeout >= 0, f"stall_timeout must not be negative, got {self.stall_timeout:g}"),
             (self.save_every >= 0, f"save_every must not be negative, got {self.save_every}"),
             (attempts is None or attempts >= 1, f"attempts must be at least 1, got {attempts}"),
             (bool(self.roles), "a run needs at least one role"),
@@ -128,7 +138,8 @@ class Run:
         self.asked = 0
         self.apart = False  # samplers have their own weights: they may go on while a step is trained
         self.first: dict[str, int] = {}  # version of each policy's weights before step 0
-        self.floor = Floor()
+        self.waits = Waits()
+        self.floor = Floor(self.waits)
         self.news = asyncio.Event()  # a group has landed
         self.counts: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
@@ -210,19 +221,21 @@ class Run:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[int]:
         """Everything live; yields the step to start from (0, or the checkpoint's)."""
+        watched = self.waits.watched(self.note_after, self.stall_timeout, self.env_timeout)
         with self.reporter.opened(), self.live():
-            start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
-            if self.ledger.ended and self.ledger.share(self.budget) >= 1:
-                self.steps = start
-            self.first = {p.name: p.version - start for p in self.policies.values() if p.trainable}
-            await self.publish([])
-            await self.reporter.begin(start)
-            if self.streamed and not self.ahead and (why := streaming.hindered(self)):
-                print(f"note: training begins once all of a step has landed: {why}", flush=True)
-            try:
-                yield start
-            finally:
-                await self.aclose()
+            async with watched:
+                start = state.restore(self, self.reporter.checkpoints) if self.resume else 0
+                if self.ledger.ended and self.ledger.share(self.budget) >= 1:
+                    self.steps = start
+                self.first = {p.name: p.version - start for p in self.policies.values() if p.trainable}
+                await self.publish([])
+                await self.reporter.begin(start)
+                if self.streamed and not self.ahead and (why := streaming.hindered(self)):
+                    print(f"note: training begins once all of a step has landed: {why}", flush=True)
+                try:
+                    yield start
+                finally:
+                    await self.aclose()
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -279,6 +292,10 @@ class Run:
         return requests
 
     async def take(self, step: int, gathering: asyncio.Future[None]) -> Batch:
+        with self.waits.on(f"training waits for the groups of step {step + 1}"):
+            return await self._take(step, gathering)
+
+    async def _take(self, step: int, gathering: asyncio.Future[None]) -> Batch:
         """The groups of a step, in the order of asking, once they are gathered; they leave the bus.
 
         Where training may begin before (`temper.streaming`), it does.
@@ -335,7 +352,7 @@ class Run:
         return replace(request, id=f"{self.asked}:{request.task.id}")
 
     async def apply(self, stage: Stage, batch: Batch) -> Batch:
-        with self.timed(getattr(stage, "kind", "stages")):
+        with self.timed(getattr(stage, "kind", "stages")), self.waits.on(f"a batch waits for stage {_title(stage)}"):
             made = await stage(batch)
         if not isinstance(made, Batch):
             raise UserError(f"stage {_title(stage)} returned {type(made).__name__}: it must return a batch, b.put(…)")
@@ -345,7 +362,8 @@ class Run:
         """One update; in a thread where samplers may go on meanwhile."""
         if not self.apart:
             return self.update(update, batch, step)
-        return await asyncio.get_running_loop().run_in_executor(None, self.update, update, batch, step)
+        with self.waits.on(f"step {step + 1} waits for the update of {update.policy.name!r}"):
+            return await asyncio.get_running_loop().run_in_executor(None, self.update, update, batch, step)
 
     def update(self, update: Update, batch: Batch, step: int) -> dict[str, float]:
         with self.timed("update"):
@@ -359,7 +377,8 @@ class Run:
                     continue
                 policy.version += bool(metrics)
                 weights = policy.learner.weights()
-                ack = await policy.sampler.load(weights, policy.version)
+                with self.waits.on(f"the run waits for samplers of {policy.name!r} to take version {policy.version}"):
+                    ack = await policy.sampler.load(weights, policy.version)
                 if ack.version != policy.version or ack.fingerprint != fingerprint(weights.items()):
                     raise UserError(
                         f"the sampler of {policy.name!r} serves version {ack.version} ({ack.fingerprint}), "

@@ -30,6 +30,8 @@ def common(
     threads: int = 0,
     track: tuple[str, ...] = (),
     record_steps: str = "",
+    env_timeout: float = 0.0,
+    stall_timeout: float = 0.0,
 ) -> None:
     """What every run takes.
 
@@ -40,6 +42,9 @@ def common(
     dry_run  show the resolved run, the arithmetic of a step, and an estimate of time and memory; nothing is written
     threads  of torch (default: the recipe's; most take all cores, at most 4)
     track    also write metrics for: tensorboard, wandb (offline unless WANDB_MODE says otherwise)
+    env_timeout    seconds that an environment may take for one move; then its attempt is dropped, and counted (0: any)
+    stall_timeout  seconds in which nothing begins or ends, after which the run ends (0: never; after two minutes a line
+                   says who waits for whom)
     record_steps  keep whole steps for temper replay: 10,20, or checkpoints for the step after each checkpoint
     """
 
@@ -74,6 +79,9 @@ def run(argv: list[str]) -> int:
     asked = resolve(argv)
     if asked.own.get("threads", 0) < 0:
         raise UserError(f"--threads must not be negative, got {asked.own['threads']}")
+    for name in ("env_timeout", "stall_timeout"):
+        if asked.own.get(name, 0.0) < 0:
+            raise UserError(f"--{name.replace('_', '-')} must not be negative, got {asked.own[name]:g}")
     phases, out = build(asked)
     if asked.own.get("dry_run"):
         print("\n".join(plan.lines(phases)), flush=True)
@@ -141,6 +149,8 @@ def build(asked: Asked) -> tuple[list[Run], Path]:
     for phase in phases:
         phase.trackers = tuple(asked.own.get("track", ()))
         phase.record = steps_of(asked.own.get("record_steps", ""))
+        for name in {"env_timeout", "stall_timeout"} & asked.own.keys():
+            setattr(phase, name, asked.own[name])
     if not asked.own.get("dry_run"):
         backend.place(phases, asked.own)
     return phases, out

@@ -48,6 +48,7 @@ def simulate(run: Run, world: World) -> Outcome:
     if world.judge:
         (run.on_group if world.streamed else run.on_batch).insert(0, Judging(backend))
     run.probes.append(_Watch(outcome, backend))
+    run.note_after = 0.0  # time passes in leaps
 
     async def go() -> None:
         failures = [asyncio.ensure_future(backend.fail(*f)) for f in world.failures]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any
 
@@ -118,21 +117,6 @@ def test_choices() -> None:
     assert shares == [["c", "d"], ["a", "b"]]  # 10 and 9 tokens, each in order
     with pytest.raises(UserError, match="replica 2 asked for its share of 'deal', which was dealt to 2"):
         full.take("deal", "train", 0, Balanced(4, 2), replica=2)
-
-
-def test_waiting_has_a_deadline_that_names_what_is_missing() -> None:
-    async def go() -> None:
-        b = opened({"a": 2})
-        b.put("episode", {"a/0": 1})
-        late = asyncio.ensure_future(b.wait("stages", 0, 1, 5.0))
-        with pytest.raises(
-            UserError, match=r"'stages' waited 0.02 s: step 0 lacks episode of a/1, which nobody has put"
-        ):
-            await b.wait("stages", 0, 1, 0.02)
-        b.put("episode", {"a/1": 1})
-        await late
-
-    asyncio.run(go())
 
 
 def test_a_bus_that_was_saved_goes_on(tmp_path: Any) -> None:
