@@ -165,13 +165,17 @@ class Bus:
 
     # producers -----------------------------------------------------------------------------------------------------
 
-    def open(self, op: str, partition: int, groups: Mapping[str, Sequence[str]]) -> None:
-        """Rows that will come, by group. BusFull beyond the capacity; UserError for a name that is in use."""
+    def open(self, op: str, partition: int, groups: Mapping[str, Sequence[str]], capacity: int | None = None) -> None:
+        """Rows that will come, by group. BusFull beyond the capacity; UserError for a name that is in use.
+
+        capacity  as it is now (None: that of the bus)
+        """
         if op in self._done:
             return
-        if self.capacity and len(self._groups) + len(groups) > self.capacity:
+        room = self.capacity if capacity is None else capacity
+        if room and len(self._groups) + len(groups) > room:
             raise BusFull(
-                f"the bus holds {len(self._groups)} groups and has room for {self.capacity}: "
+                f"the bus holds {len(self._groups)} groups and has room for {room}: "
                 f"{len(groups)} more fit once a step is trained and cleared"
             )
         if partition in self._sealed:

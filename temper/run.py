@@ -132,8 +132,7 @@ class Run:
             raise UserError(
                 f"the environment has a role {missing[0]!r} that no policy plays; roles: {', '.join(self.roles)}"
             )
-        room = (self.ahead + 1) * self.groups * (self.rounds if self.keep_silent else 1)
-        self.bus = Line(Bus({"stages": ("episode",), "train": ("batch",)}, room))
+        self.bus = Line(Bus({"stages": ("episode",), "train": ("batch",)}))
         self.asks: dict[int, Ask] = {}
         self.asked = 0
         self.apart = False  # samplers have their own weights: they may go on while a step is trained
@@ -288,7 +287,8 @@ class Run:
         requests = [self.numbered(r) for r in self.curriculum.next(n)]
         if requests:
             rows = {r.id: self.rows(r) for r in requests}
-            await self.bus.open(f"open {requests[0].id}", step, rows)
+            room = (self.ahead + 1) * self.groups * (self.rounds if self.keep_silent else 1)
+            await self.bus.open(f"open {requests[0].id}", step, rows, room)
         return requests
 
     async def take(self, step: int, gathering: asyncio.Future[None]) -> Batch:

@@ -129,6 +129,14 @@ def test_a_checkpoint_in_flight_loses_nothing_and_trains_nothing_twice(
     assert {t: n for t, n in envs[1].plays.items() if t in again} == {t: n for t, n in again.items() if n}  # type: ignore[attr-defined]
 
 
+def test_how_far_it_goes_ahead_may_be_said_later(toy_model: str) -> None:
+    """The bus has room for what the run is to hold now."""
+    run, ages = apart(toy_model, 1, slow, steps=8, sync=SYNC["delayed"])
+    run.ahead = 3
+    virtually(run)
+    assert 1 <= max(g for gap in ages.gaps for g in gap) <= 3
+
+
 def test_a_group_waits_for_its_last_row(toy_model: str) -> None:
     """Rows of a group may be of different versions; its mean is over all of them."""
     run, ages = apart(toy_model, 2, slow, ahead=2, steps=8, sync=SYNC["delayed"])
