@@ -37,6 +37,7 @@ LOGP = Column(
 ENTROPY = Column("entropy", TOKEN, floating, "entropy (nats) of that distribution; live in a term")
 HIDDEN = Column("hidden", TOKEN, floating, "last hidden state [tokens, width] that predicted the token; live in a term")
 ADVANTAGE = Column("advantage", TOKEN, floating, "credit of a token")
+DEALT = Column("dealt", GROUP, integer, "which of the step's optimiser steps trains on the group (`Run.dealt`)")
 REWARD = Column("reward", TRAJECTORY, floating, "NaN = not judged")
 AUTHOR = Column("author", TURN, anything, "ENV or the role that produced the turn")
 FINISH = Column("finish", TURN, anything, '"stop", "length" or None')

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from temper.carrier import Batch
-from temper.columns import ENTROPY, GROUP, HIDDEN, LOGP, ROLE, TOKEN, TRAJECTORY, Column, Level, floating
+from temper.columns import DEALT, ENTROPY, GROUP, HIDDEN, LOGP, ROLE, TOKEN, TRAJECTORY, Column, Level, floating
 from temper.errors import UserError
 
 Per = Callable[[Batch, Tensor], Tensor]
@@ -219,7 +219,12 @@ def _only(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def deal(b: Batch, parts: int, seed: int) -> list[Batch]:
-    """`b` as `parts` batches of whole groups (fewer when there are fewer groups), in an order drawn from `seed`."""
+    """`b` as `parts` batches of whole groups (fewer when there are fewer groups), in an order drawn from `seed`.
+
+    Where they are dealt already (DEALT), they stay so.
+    """
+    if DEALT in b:
+        return [b.select(b[DEALT] == n, GROUP) for n in b[DEALT].unique().tolist()]
     parts = min(parts, b.size(GROUP))
     if parts == 1:
         return [b]

@@ -16,10 +16,10 @@ import torch
 
 from temper import state, streaming, streams
 from temper.backends.base import Ack, SamplingParams, fingerprint
-from temper.bus import Bus, Groups, InOrder, Line
+from temper.bus import Bus, Choice, Groups, InOrder, Line
 from temper.carrier import Batch
 from temper.clock import Clock
-from temper.columns import CORE, LOGP, Column
+from temper.columns import CORE, DEALT, GROUP, LOGP, Column
 from temper.episode import Episode
 from temper.errors import UserError, unknown
 from temper.fleet import OLDEST, Fleet
@@ -60,6 +60,9 @@ class Run:
                       played for training meanwhile, but for those that play nothing themselves (see `Probe`)
     others            policies that play no role: references, teachers
     groups            requests that must carry signal in a step; signal: group -> bool (None: all do)
+    dealt             which groups of a step make an optimiser step together: `temper.bus.Tokens(4096)`, whole groups up
+                      to so many tokens (prompts included, for each attempt), or Balanced(0, 4), four of similar length
+                      (None: the updates' own mini-batches). A group that a stage of the batch adds must bring DEALT
     keep_silent       keep groups without signal in the batch (they never count)
     rounds            how often a step may ask again before it gives up
     sampling          defaults for every sample
@@ -89,6 +92,7 @@ class Run:
     others: list[Policy] = field(default_factory=list)
     steps: int = 100
     groups: int = 32
+    dealt: Choice | None = None
     signal: Callable[[Batch], bool] | None = None
     keep_silent: bool = False
     rounds: int = 10
@@ -123,6 +127,10 @@ class Run:
             (self.stall_timeout >= 0, f"stall_timeout must not be negative, got {self.stall_timeout:g}"),
             (self.save_every >= 0, f"save_every must not be negative, got {self.save_every}"),
             (attempts is None or attempts >= 1, f"attempts must be at least 1, got {attempts}"),
+            (
+                self.dealt is None or all(u.minibatches == 1 for u in self.updates),
+                "groups are dealt to optimiser steps by `dealt`, or by an update's mini-batches: leave out one of them",
+            ),
             (bool(self.roles), "a run needs at least one role"),
         ):
             if not ok:
@@ -313,13 +321,28 @@ class Run:
                 self.news.clear()
                 await first(gathering, self.news.wait())
         await gathering
-        rest = await self.bus.take(f"train {step}", "train", step, Groups())
+        rest = await self._deal(step) if self.dealt else await self.bus.take(f"train {step}", "train", step, Groups())
         if begins and rest:
             await self._begin(rest)
         taken += rest
         await self.bus.clear(step)
         del self.asks[step]
         return Batch.concat([row["batch"] for row in taken])
+
+    async def _deal(self, step: int) -> list[dict[str, Any]]:
+        """All groups of a step, marked with the optimiser step that each is dealt to."""
+        taken: list[dict[str, Any]] = []
+        steps, replicas = 0, range(getattr(self.dealt, "replicas", 1))
+        while True:
+            op = f"train {step} {len(taken)}"
+            shares = [await self.bus.take(op, "train", step, self.dealt, r) for r in replicas]
+            if not any(shares):
+                return taken
+            for rows in filter(None, shares):
+                for row in rows:
+                    mark = torch.full((row["batch"].size(GROUP),), steps)
+                    taken.append({**row, "batch": row["batch"].put(DEALT, mark)})
+                steps += 1
 
     async def _begin(self, rows: list[dict[str, Any]]) -> None:
         part, [update] = Batch.concat([row["batch"] for row in rows]), self.updates

@@ -64,6 +64,8 @@ def hindered(run: Run) -> str:
         return f"{type(run.on_batch[0]).__name__} has to see all of a step"
     if run.signal is not None:
         return "which groups count is known once all of a step is played"
+    if run.dealt is not None:
+        return "its groups are dealt to optimiser steps once all of them are there"
     if len(run.updates) != 1:
         return f"there are {len(run.updates)} updates"
     [update] = run.updates
