@@ -28,8 +28,10 @@ from temper.backends.local import LocalLearner
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, ENTROPY, GROUP, HIDDEN, LOGP, TOKEN, TRAJECTORY, Column, floating
 from temper.envs.single import SingleTurn
+from temper.episode import Recorder
 from temper.errors import UserError
 from temper.loop import train
+from temper.methods.objectives.grpo import grpo
 from temper.methods.objectives.ppo import ppo
 from temper.models import load
 from temper.objective import Term, Update, seq_mean_token_mean
@@ -392,3 +394,39 @@ def test_a_run_with_two_learners_is_that_with_one(exact_model: str, tmp_path: Pa
     resumed = run(exact_model, tmp_path / "2", 1)  # where two learners saved, one goes on
     resumed.steps, resumed.resume = 3, True
     assert asyncio.run(train(resumed))["steps"] == 3
+
+
+class Pair:
+    """Two policies answer one task, one after the other."""
+
+    roles = ("first", "second")
+
+    async def play(self, task: Any, roles: Any) -> Any:
+        record = Recorder(task)
+        prompt = record.add(roles["first"].chat(task.messages))
+        for role in self.roles:
+            said = record.sampled(await roles[role].sample(record.context(prompt)), prompt, author=role)
+            record.judge([prompt, said], role=role)
+        return record.episode()
+
+
+def pair(model: str, folder: Path, learners: int) -> Run:
+    policies = {r: Policy(r, model, dtype="float64", optimizer=AdamW(lr=1e-3), learners=learners) for r in Pair.roles}
+    methods = {r: grpo(p) for r, p in policies.items()}
+    return Run(
+        env=Pair(), curriculum=Shuffled(toy_tasks(), 3), roles=policies,
+        on_group=[ToyReward(), *methods["first"].on_group], groups=2, steps=2, save_every=0,
+        updates=[Update(policies[r], m.terms, roles=(r,)) for r, m in methods.items()],
+        sampling=random_ends(SamplingParams()), out=folder,
+    )  # fmt: skip
+
+
+def test_two_sharded_policies_in_one_run_are_two_local_ones(exact_model: str, tmp_path: Path) -> None:
+    """Each over two processes of its own: neither takes the other's gradients or weights."""
+    one, two = (pair(exact_model, tmp_path / str(n), n) for n in (1, 2))
+    for r in (one, two):
+        asyncio.run(train(r))
+    for mine, theirs in zip(two.reporter.history, one.reporter.history, strict=True):
+        names = [f"{role}/{n}" for role in Pair.roles for n in ("grad_norm", "loss", "policy_kl", "entropy")]
+        assert [mine[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-6, abs=1e-12)
+        assert mine["first/grad_norm"] != pytest.approx(mine["second/grad_norm"], rel=1e-3)
