@@ -34,6 +34,7 @@ from temper.columns import (
 
 GROUPS = 8  # requests written per transcript
 TEXT, NOTES = 2_000, 40_000  # characters of one text in a trajectory's info, and of all of it
+LEVELS, BITS = 100, 4_096  # lists and mappings within one another; of an integer
 BROKEN, WINDOW = "\ufffd", 8  # what half a character decodes to; most ids that are tried together
 BEHAVIOUR, OLD = LOGP.of("behaviour"), LOGP.of("old")
 
@@ -130,30 +131,47 @@ class _Plain:
     """Numbers, texts, lists and mappings; anything else is its text, NaN and infinity are null.
 
     A text is cut at `TEXT`. When `left` characters are spent the rest is left out: "cut" says so in each mapping and
-    list that lost something.
+    list that lost something, and in place of what lies deeper than `LEVELS`. Nothing in an info makes it raise.
     """
 
     left: int
 
-    def of(self, value: Any) -> Any:
-        if value is None or isinstance(value, bool | int | float):
+    def of(self, value: Any, level: int = 0) -> Any:
+        if value is None or isinstance(value, bool | float) or (isinstance(value, int) and _short(value)):
             self.left -= 8
             return None if isinstance(value, float) and not math.isfinite(value) else value
+        if isinstance(value, Mapping | list | tuple) and level == LEVELS:
+            return "cut"
         if isinstance(value, Mapping):
-            return dict(self._kept(value.items(), ("cut", True)))
+            return dict(self._kept(value.items(), ("cut", True), level))
         if isinstance(value, list | tuple):
-            return [v for _, v in self._kept(((i, v) for i, v in enumerate(value)), (-1, "cut"))]
-        text = str(value)
+            return [v for _, v in self._kept(((i, v) for i, v in enumerate(value)), (-1, "cut"), level)]
+        text = _text(value)
         self.left -= min(len(text), TEXT)
         return text if len(text) <= TEXT else f"{text[:TEXT]}… ({len(text) - TEXT:,} more characters)"
 
-    def _kept(self, items: Iterable[tuple[Any, Any]], cut: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    def _kept(self, items: Iterable[tuple[Any, Any]], cut: tuple[Any, Any], level: int) -> Iterator[tuple[Any, Any]]:
         for key, value in items:
             if self.left <= 0:
                 yield cut
                 return
-            self.left -= len(str(key))
-            yield str(key)[:TEXT], self.of(value)
+            name = _text(key)
+            self.left -= len(name)
+            yield name[:TEXT], self.of(value, level + 1)
+
+
+def _short(value: int) -> bool:
+    """Python refuses to write longer ones."""
+    return value.bit_length() <= BITS
+
+
+def _text(value: Any) -> str:
+    try:
+        return (
+            f"an integer of {value.bit_length()} bits" if isinstance(value, int) and not _short(value) else str(value)
+        )
+    except Exception as error:  # whatever its own text is made of
+        return f"{type(value).__name__} ({type(error).__name__})"
 
 
 def _tokens(b: Batch, column: Any) -> Tensor:

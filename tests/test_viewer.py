@@ -67,6 +67,20 @@ def test_what_an_environment_noted_is_bounded() -> None:
     assert transcripts.plain(None) is None
 
 
+def test_nothing_that_an_environment_noted_ends_a_run() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    deep: Any = []
+    for _ in range(5000):
+        deep = {"a": [deep]}
+    kept = transcripts.plain({"deep": deep, "long": 10**9999, 10**9999: 1, "odd": Odd()})
+    assert json.dumps(kept).count("[") < transcripts.LEVELS and '"cut"' in json.dumps(kept["deep"])
+    assert kept["long"] == "an integer of 33216 bits" == next(k for k in kept if k.startswith("an"))
+    assert kept["odd"] == "Odd (RuntimeError)"
+
+
 @pytest.mark.parametrize("text", ["plain words", "é 😀 مرحبا", "👩\u200d👩\u200d👧"])
 def test_the_pieces_of_a_turn_are_its_text(text: str) -> None:
     tokenizer = tiny.tiny_tokenizer()

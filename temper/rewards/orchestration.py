@@ -115,7 +115,7 @@ def executed(call: Mapping[str, Any]) -> float:
         return 0.0
     try:
         response = json.loads(call["text"])
-    except ValueError:
+    except (ValueError, RecursionError):
         response = call["text"]
     return float(not failed(response))
 

@@ -23,6 +23,7 @@ Outcome = Literal["ok", "tool error", "timeout", "refused", "fault"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 OUTPUT_LIMIT = 4000  # characters of a result that a policy gets to see
 ARGUMENTS_LIMIT = 100_000  # characters of a call's arguments as JSON
+DEPTH_LIMIT = 64  # lists and objects within one another
 CACHE_SIZE = 4096  # results
 
 
@@ -75,6 +76,14 @@ def schema(tool: Tool) -> dict[str, Any]:
     """The "function" form of a tool, for `apply_chat_template(tools=[…])` and OpenAI requests."""
     described = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": described}
+
+
+def nested(value: Any, limit: int = DEPTH_LIMIT) -> bool:
+    """Whether more than `limit` lists and mappings stand within one another."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    inside = value.values() if isinstance(value, Mapping) else value
+    return limit == 0 or any(nested(v, limit - 1) for v in inside)
 
 
 def cut(text: str, limit: int) -> str:

@@ -4,7 +4,7 @@
     parse('[f(a=1), g(b="x")]', "pythonic")                                   [Call("f", …), Call("g", …)]
     find(text, Tags({"search": ("search", "query")}))                         with the place of each in the text
 
-No text makes a reader raise, and none takes long: calls are counted and their length is bounded.
+No text makes a reader raise, and none takes long: calls are counted, and their length and depth are bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, NamedTuple, NoReturn
 
 from temper.errors import UserError
-from temper.tools.base import ARGUMENTS_LIMIT, Call, Result
+from temper.tools.base import ARGUMENTS_LIMIT, DEPTH_LIMIT, Call, Result, nested
 
 MOST = 32  # calls of one turn; further ones are not read
 
@@ -40,7 +40,7 @@ def find(text: str, format: str | Reader = "hermes") -> list[Found]:
         if format not in FORMATS:
             raise UserError(f"there is no tool-call format {format!r}; formats: {', '.join(FORMATS)}")
         format = FORMATS[format]
-    return list(islice(format(text), MOST))
+    return [found._replace(call=_plain(found.call)) for found in islice(format(text), MOST)]
 
 
 def parse(text: str, format: str | Reader = "hermes") -> list[Call | Result]:
@@ -161,6 +161,19 @@ FORMATS: dict[str, Reader] = {"hermes": hermes, "llama": llama, "pythonic": pyth
 
 def _unread(why: str) -> Result:
     return Result(f"The tool call cannot be read: {why}.", "refused")
+
+
+def _plain(call: Call | Result) -> Call | Result:
+    """Only what JSON can say, so that whoever keeps a call can write it: no bytes, no sets, no endless integers."""
+    if isinstance(call, Result):
+        return call
+    if nested(call.arguments):
+        return _unread(f"its arguments are nested more than {DEPTH_LIMIT} deep")
+    try:
+        json.dumps(call.arguments, allow_nan=False)
+    except (TypeError, ValueError):
+        return _unread("its arguments are not JSON")
+    return call
 
 
 def _sized(tool: str, argument: str, body: str) -> Call | Result:

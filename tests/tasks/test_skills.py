@@ -91,6 +91,7 @@ def test_an_unknown_skill_names_the_known_ones() -> None:
         ({"kind": "exact", "accept": ["5"]}, "<think>2</think> 5", "5!"),
         ({"kind": "verbatim", "accept": ["\\boxed{5}"]}, "<think>2</think>\\boxed{5}", "5"),
         ({"kind": "as_json", "key": "answer", "value": 5}, '{"answer": 5}', '{"answer": "5"}'),
+        ({"kind": "as_json", "key": "answer", "value": 5}, '{"answer": 5}', "[" * 100_000),
         (
             {"kind": "tool_call", "name": "search", "arguments": {"query": "x"}},
             '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>',

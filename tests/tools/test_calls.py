@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import pytest
 
 from temper.errors import UserError
-from temper.tools.base import Call, Result
-from temper.tools.calls import FORMATS, MOST, Tags, apart, find, parse
+from temper.tools.base import DEPTH_LIMIT, Call, Result
+from temper.tools.calls import FORMATS, MOST, Found, Tags, apart, find, parse
 
 TAGS = Tags({"search": ("search", "query"), "code": ("python", "code")})
 HERMES = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
@@ -80,11 +81,40 @@ def test_places() -> None:
         ("[f(a=" + "-" * 50_000 + "1)]", "pythonic"),
         ("[f(a=" + "(" * 50_000, "pythonic"),
         ("[f(a=__import__('os').system('x'))]", "pythonic"),
+        ("[f(a=b'x')]", "pythonic"),
+        ("[f(a={1, 2})]", "pythonic"),
+        ("[f(a=...)]", "pythonic"),
+        ("[f(a={(1, 2): 3})]", "pythonic"),
+        ("[f(a=0x" + "f" * 90_000 + ")]", "pythonic"),
+        ('<tool_call>{"name": "f", "arguments": {"a": 1e999}}</tool_call>', "hermes"),
         ("```python\nprint(1)", "fenced"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str, format: str) -> None:
     assert refused(parse(text, format))
+
+
+def lists(depth: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(depth - 1):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize("depth", [DEPTH_LIMIT + 1, 150, 330, 700, 960])
+@pytest.mark.parametrize(
+    "text, format",
+    [
+        ('<tool_call>{"name": "f", "arguments": {"a": [deep]}}</tool_call>', "hermes"),
+        ('<tool_call>{"name": "f", "arguments": "{\\"a\\": [deep]}"}</tool_call>', "hermes"),
+        ('{"name": "f", "parameters": {"a": [deep]}}', "llama"),
+        ("[f(a=[deep])]", "pythonic"),
+        ("[deep]", lambda text: iter([Found(Call("f", {"a": lists(len(text) // 2)}), 0, len(text))])),
+    ],
+)
+def test_deep_arguments_are_refused(text: str, format: Any, depth: int) -> None:
+    assert refused(parse(text.replace("[deep]", "[" * depth + "]" * depth), format))
+    assert not refused(parse(text.replace("[deep]", "[" * 60 + "]" * 60), format))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from temper.foreign.beside import brief, finite, readable
 from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
-from temper.tools.base import Fault, Result, Toolbox
+from temper.tools.base import Fault, Result, Toolbox, nested
 
 REFUSED = ("VALIDATION_ERROR", "INVALID_JSON")  # codes of an action that is none: the policy is told
 CLOSING = 2.0  # seconds for saying good-bye
@@ -191,7 +191,7 @@ class _Session:
         """The observation after an action. Raises _Invalid, _Failed, TimeoutError, and Drop: the connection is lost."""
         try:
             action = make(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.invalid += 1
             raise _Invalid(f"This is no action: {brief(error)}")
         self.steps += 1
@@ -280,6 +280,8 @@ def action_of(client: type, field: str = "") -> Callable[[str], Any]:
         given = {field: answer} if field else json.loads(answer)
         if not isinstance(given, dict):
             raise ValueError(f"it must be a JSON object with {', '.join(needed)}")
+        if nested(given):
+            raise ValueError("it is nested too deeply")
         return make(given)
 
     return act

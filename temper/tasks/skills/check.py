@@ -28,7 +28,7 @@ def as_json(text: str, key: str, value: Any) -> bool:
     """The final text is a JSON object that holds exactly this."""
     try:
         return bool(json.loads(text.rpartition("</think>")[2]) == {key: value})
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -37,7 +37,7 @@ def tool_call(text: str, name: str, arguments: dict[str, Any]) -> bool:
     found = _CALL.findall(text)
     try:
         return len(found) == 1 and json.loads(found[0]) == {"name": name, "arguments": arguments}
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
