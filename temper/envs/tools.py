@@ -13,7 +13,7 @@ from typing import Any
 from temper.envs.backoff import BackOff
 from temper.envs.chat import Chat
 from temper.episode import Episode, Recorder
-from temper.models.render import Renderer
+from temper.models.render import TRUSTED, Renderer
 from temper.policy import Seat
 from temper.request import Drop
 from temper.tasks.task import Task
@@ -102,9 +102,7 @@ class ToolUse:
         messages = ([{"role": "system", "content": self.system}] if self.system else []) + task.messages
         if not tools or render.shows_tools(tools):
             return messages, tools
-        about = INSTRUCTIONS.format(tools="\n".join(json.dumps(t, ensure_ascii=False) for t in tools))
-        first = messages[0]
-        return [{**first, "content": f"{about}\n\n{first['content']}"}, *messages[1:]], ()
+        return told(render, messages, tools), ()
 
     def stop(self) -> dict[str, tuple[str, ...]]:
         """What a seat's `sample` is asked for beside ids: where to stop."""
@@ -146,6 +144,21 @@ def noted(turn: int, call: Call | Result, result: Result) -> dict[str, Any]:
     """A call for a trajectory's info. turn: which of the policy's turns made it, from 0; name "" could not be read."""
     asked = (call.name, dict(call.arguments)) if isinstance(call, Call) else ("", {})
     return {"turn": turn, "name": asked[0], "arguments": asked[1], "outcome": result.outcome, "text": result.text}
+
+
+def told(
+    render: Renderer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """`messages`, of which the first says what tools there are and how to call them."""
+    first, *others = messages
+    about = INSTRUCTIONS.format(tools=listed(render, tools, str(first["role"])))
+    return [{**first, "content": f"{about}\n\n{first['content']}"}, *map(dict, others)]
+
+
+def listed(render: Renderer, tools: Sequence[Mapping[str, Any]], role: str) -> str:
+    """The tools for a message of `role`, a line each. What a tool says of itself is a stranger's text in any role."""
+    quote = render.quoted if role in TRUSTED else str  # the others' messages are quoted as a whole
+    return "\n".join(quote(json.dumps(t, ensure_ascii=False)) for t in tools)
 
 
 async def concurrently(runs: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:

@@ -38,7 +38,7 @@ class Renderer:
             raise too_long(f"more than {self.context}", self.context)
         if any(m["role"] == "tool" for m in messages) and not self.base.knows("tool"):
             raise invalid("the model's chat template does not show messages of role tool", "messages")
-        return [self._own(m) if m["role"] in TRUSTED else m for m in messages]
+        return [{**self._own(m), "role": m["role"]} if m["role"] in TRUSTED else m for m in messages]
 
     def marked_text(self, marked: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
         """The template's text of messages that are marked already."""
@@ -67,7 +67,7 @@ class Renderer:
         if isinstance(value, str):
             return self.base.own(value, self.markup)
         if isinstance(value, Mapping):
-            return {k: v if k in ("role", "type") else self._own(v) for k, v in value.items()}
+            return {self._own(k): self._own(v) for k, v in value.items()}
         return [self._own(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     def _worth(self, characters: int) -> None:

@@ -59,7 +59,7 @@ class Renderer:
     def _rendered(
         self, messages: Sequence[Message], opening: bool, tools: Sequence[Any], options: dict[str, Any]
     ) -> str:
-        shown = [dict(m) if m["role"] in TRUSTED else self._harmless(m) for m in messages]
+        shown = [dict(m) if m["role"] in TRUSTED else {**self._harmless(m), "role": m["role"]} for m in messages]
         if tools:
             options = {**options, "tools": [self._harmless(t) for t in tools]}
         try:
@@ -98,7 +98,7 @@ class Renderer:
         if isinstance(value, str):
             return self.quoted(value)
         if isinstance(value, Mapping):
-            return {self._harmless(k): v if k in ("role", "type") else self._harmless(v) for k, v in value.items()}
+            return {self._harmless(k): self._harmless(v) for k, v in value.items()}
         return [self._harmless(v) for v in value] if isinstance(value, (list, tuple)) else value
 
     def _halved(self, string: str) -> str:

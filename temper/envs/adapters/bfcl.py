@@ -16,7 +16,6 @@ function can only be called by the names that the task documents (the package ev
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any, Literal
 from temper import foreign, install
 from temper.columns import REWARD
 from temper.envs.chat import Chat
-from temper.envs.tools import INSTRUCTIONS
+from temper.envs.tools import listed, told
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
 from temper.policy import Seat
@@ -149,8 +148,7 @@ class Bfcl:
         tools = [{"type": "function", "function": tool} for tool in game.tools]
         if chat.render.shows_tools(tools):
             return chat.start(messages, tools)
-        about = INSTRUCTIONS.format(tools="\n".join(map(_line, tools)))
-        return chat.start([{**messages[0], "content": f"{about}\n\n{messages[0]['content']}"}, *messages[1:]])
+        return chat.start(told(chat.render, messages, tools))
 
     def _next(self, chat: Chat, game: _Game, n: int, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The user's next messages; functions that come with them join the tools (a fresh context shows them)."""
@@ -158,7 +156,7 @@ class Bfcl:
         if added and "tools" in chat.options:
             chat.options["tools"] = [*chat.options["tools"], *added]
         elif added:
-            functions = "\n".join(map(_line, added))
+            functions = listed(chat.render, added, str(messages[0]["role"]))
             return [{**messages[0], "content": f"{functions}\n{messages[0]['content']}"}, *messages[1:]]
         return list(messages)
 
@@ -224,7 +222,3 @@ class _Game:
 
 def _start(python: str) -> Child:
     return Child(_WORKER, python=python or install.bfcl_python(), cpu=CPU_SECONDS)
-
-
-def _line(tool: Mapping[str, Any]) -> str:
-    return json.dumps(tool, ensure_ascii=False)
