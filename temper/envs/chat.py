@@ -144,8 +144,8 @@ class Chat:
             return -1, self.render.ids(text, first=True)
         ids = self.render.ids(text[past:])
         assert self._answer is not None
-        ended = self._answer.finish == "stop" and ids[:1] == self._answer.ids[-1:]
-        return self.members[-1], ids[1:] if ended and ids[0] in self.render.forbidden else ids
+        end = self._answer.ids[-1] if self._answer.finish == "stop" and self._answer.ids else -1
+        return self.members[-1], behind(ids, end, self.seat.tokenizer) if end in self.render.forbidden else ids
 
     def _add(self, ids: Sequence[int], parent: int, text: str, messages: Sequence[Message]) -> None:
         said = "\n".join(str(m.get("content") or "") for m in messages)
@@ -169,6 +169,16 @@ def shown(text: str, before: str, answer: str) -> int | None:
             return None
         at += 1
     return at
+
+
+def behind(ids: tuple[int, ...], end: int, tokenizer: Any) -> tuple[int, ...]:
+    """`ids` without the end token that was sampled already, nor the white space that a template puts before it."""
+    for n, i in enumerate(ids):
+        if i == end:
+            return ids[n + 1 :]
+        if tokenizer.decode([i]).strip():
+            break
+    return ids
 
 
 def cut(said: Completion, characters: int | None, tokenizer: Any) -> Completion:

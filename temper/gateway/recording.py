@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from temper.envs.chat import shown
+from temper.envs.chat import behind, shown
 from temper.episode import Completion, Recorder
 from temper.gateway import asked as asked_
 from temper.gateway.asked import Asked
@@ -134,8 +134,9 @@ class Recording:
         if past is None:
             return None
         ids = self.render.ids(text[past:], first=False)
-        ended = call.said.ids[-1:] == ids[:1] and ids[0] in self.ends  # the end was sampled: it is there already
-        return Where(call.turn, ids[1:] if ended else ids, text, messages)
+        end = call.said.ids[-1] if call.said.ids else -1
+        ids = behind(ids, end, self.render.tokenizer) if end in self.ends else ids
+        return Where(call.turn, ids, text, messages)
 
     def _after_text(self, call: Call, asked: Asked) -> Where | None:
         if not isinstance(asked.prompt, str):

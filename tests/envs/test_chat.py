@@ -108,6 +108,31 @@ def test_ids_that_no_text_gives_stay(family: str) -> None:
         assert chat.record.context(2 * n) == asked
 
 
+APART = {"llama2": builders.llama2_tokenizer, "own line": builders.own_line_tokenizer}  # white space before an end
+
+
+@pytest.mark.parametrize("family", [f for f in (*TOKENIZERS, *APART) if f not in CUTS_WORDS])
+@pytest.mark.parametrize("seed", range(5))
+def test_any_context_is_what_the_template_says_but_for_white_space(family: str, seed: int) -> None:
+    """Whatever white space stands around an answer, and whether it was cut or ended: as many control tokens."""
+    rng = random.Random(f"{family} {seed}")
+    actor = Actor(Guarded({**TOKENIZERS, **APART}[family]()), lambda n: lines[n])
+    lines = [rng.choice(["", " ", "\n", " \n\n"]) + f"{n} hens lay" + rng.choice(["", " ", "\n"]) for n in range(6)]
+    chat = opened(actor)
+    messages = [user("What is the sum of seven?")]
+    for n in range(6):
+        said = asyncio.run(chat.say(max_tokens=rng.choice([2, 64])))
+        assert said is not None and chat.observe([user(f"And {n}?")])
+        messages += [{"role": "assistant", "content": said.text}, user(f"And {n}?")]
+    text = actor.raw.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert "".join(actor.raw.decode(chat.context).split()) == "".join(text.split())
+    control = [
+        [i for i in ids if i in actor.render.forbidden] for ids in (chat.context, rendered(actor.raw, messages, True))
+    ]
+    assert control[0] == control[1]
+    assert [t.ids for t in chat.record.turns if t.author != ENV] == [a.ids for a in actor.answers]
+
+
 # templates that rewrite history ---------------------------------------------------------------------------------------
 
 THOUGHT = "<think>\nseven and twelve\n</think>\n\nnineteen"

@@ -63,6 +63,18 @@ def test_a_second_call_continues_the_first(tokenizer: Any) -> None:
     assert s.chains == 1
 
 
+@pytest.mark.parametrize("made", [builders.llama2_tokenizer, builders.own_line_tokenizer])
+def test_an_end_behind_white_space_is_not_repeated(made: Any) -> None:
+    s = session(tokenizer := made(), "ab", "cd", "ef")
+    messages: list[dict[str, Any]] = USER
+    for n in range(2):
+        messages = [*messages, chat(s, messages), {"role": "user", "content": f"more {n}"}]
+    prompt = s.prompt(asked_.chat({"model": "m", "messages": messages}))
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert "".join(tokenizer.decode(prompt.ids).split()) == "".join(text.split())
+    assert s.chains == 1
+
+
 def test_sampled_ids_are_never_encoded_again(tokenizer: Any) -> None:
     """The sampler spells a word letter by letter, as the tokenizer never would: the next context has those ids."""
     s = session(tokenizer, "I think ")

@@ -82,6 +82,19 @@ MIXTRAL = r"""
     {%- else %}{{- raise_exception('Only user and assistant roles are supported!') }}{%- endif %}
 {%- endfor %}""".strip()
 
+LLAMA2 = r"""
+{%- for message in messages %}
+    {%- if message.role == 'user' %}{{- bos_token + '[INST] ' + message.content.strip() + ' [/INST]' }}
+    {%- elif message.role == 'assistant' %}{{- ' ' + message.content.strip() + ' ' + eos_token }}
+    {%- else %}{{- raise_exception('Only user and assistant roles are supported!') }}{%- endif %}
+{%- endfor %}""".strip()
+
+OWN_LINE = r"""
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content | trim + '\n\n  <|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}""".strip()
+
 PLAIN = r"""
 {%- for message in messages %}{{- message.role + ': ' + message.content + eos_token + '\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- 'assistant:' }}{%- endif %}""".strip()
@@ -158,6 +171,18 @@ def gemma_tokenizer() -> Any:
 def mixtral_tokenizer() -> Any:
     raw = unigram(["<s>", "</s>", "[INST]", "[/INST]"])
     return _wrap(raw, MIXTRAL, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+
+
+def llama2_tokenizer() -> Any:
+    """Its template puts a space before the end of an answer."""
+    raw = sentence_bpe(["<s>", "</s>"])
+    return _wrap(raw, LLAMA2, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+
+
+def own_line_tokenizer() -> Any:
+    """Its template puts the end of an answer on a line of its own."""
+    raw = byte_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return _wrap(raw, OWN_LINE, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def gpt2_tokenizer() -> Any:
