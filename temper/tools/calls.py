@@ -103,14 +103,19 @@ def pythonic(text: str) -> Iterator[Found]:
     at = 0
     while match := _LIST.search(text, at):
         start = match.start(1)
-        at = _closed(text, start)
-        try:
-            tree = ast.parse(text[start:at], mode="eval").body
-            items = tree.elts if isinstance(tree, ast.List) else []
-            calls = [_literal(item) for item in items] or [_unread("it is not a list of calls")]
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            calls = [_unread("it is not a list of calls with literal arguments")]
+        end = _closed(text, start)
+        at = min(len(text), start + ARGUMENTS_LIMIT) if end is None else end
+        calls = [_unread("the list is too long, or not closed")] if end is None else _listed(text[start:end])
         yield from (Found(call, start, at) for call in calls)
+
+
+def _listed(text: str) -> list[Call | Result]:
+    try:
+        tree = ast.parse(text, mode="eval").body
+        items = tree.elts if isinstance(tree, ast.List) else []
+        return [_literal(item) for item in items] or [_unread("it is not a list of calls")]
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return [_unread("it is not a list of calls with literal arguments")]
 
 
 _OPEN = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
@@ -223,18 +228,23 @@ def _literal(node: ast.expr) -> Call | Result:
     return Call(name, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
 
 
-_TOKENS = re.compile(r"""[\[({]|[\])}]|'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""", re.DOTALL)
+# Brackets and strings. A string that is not closed ends with its line, and one in three quotes with the text: whatever
+# is looked at is looked at once.
+_TOKENS = re.compile(
+    r"""[\[({]|[\])}]|'''(?:[^'\\]|\\.|'(?!''))*(?:''')?|'(?:[^'\\\n]|\\.)*'?"""
+    r'''|"""(?:[^"\\]|\\.|"(?!""))*(?:""")?|"(?:[^"\\\n]|\\.)*"?''',
+    re.DOTALL,
+)
 
 
-def _closed(text: str, start: int) -> int:
-    """Where the bracket at `start` is closed, strings left aside; the end of what is looked at if it is not."""
+def _closed(text: str, start: int) -> int | None:
+    """Where the bracket at `start` is closed, strings left aside; None: not within what is looked at."""
     depth = 0
-    stop = min(len(text), start + ARGUMENTS_LIMIT)
-    for token in _TOKENS.finditer(text, start, stop):
+    for token in _TOKENS.finditer(text, start, start + ARGUMENTS_LIMIT):
         depth += {"[": 1, "(": 1, "{": 1, "]": -1, ")": -1, "}": -1}.get(token[0], 0)
         if depth == 0:
             return token.end()
-    return stop
+    return None
 
 
 def _skip(text: str, at: int, also: str = "") -> int:

@@ -47,6 +47,9 @@ def test_reads(text: str, format: str, expected: list[Call]) -> None:
 
 
 def test_pythonic_values() -> None:
+    assert parse("[f(a='''it is \"]\\n)]''')]", "pythonic") == [Call("f", {"a": 'it is "]\n)]'})]
+    assert parse('[f(a="""\n"x")]\n""")]', "pythonic") == [Call("f", {"a": '\n"x")]\n'})]
+    assert parse("[f(a='\\'])', b=1,  # it's\n c=2)] end", "pythonic") == [Call("f", {"a": "'])", "b": 1, "c": 2})]
     assert parse('[f(), g.h(b=[1, {"k": None}])]', "pythonic") == [Call("f", {}), Call("g.h", {"b": [1, {"k": None}]})]
 
 
@@ -139,6 +142,33 @@ def test_repeated_openings_take_no_time(piece: str, format: str) -> None:
     began = time.monotonic()
     assert len(parse(piece * 100_000, format)) <= MOST
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    "head, piece, format",
+    [
+        ("[f(", "'\\", "pythonic"),
+        ("[f(a=", '"\\', "pythonic"),
+        ("[f(a=", "'''\\", "pythonic"),
+        ("", "[f(\n", "pythonic"),
+        ("", "[f(]\n", "pythonic"),
+        ("", "[f(a='\n", "pythonic"),
+        ("<tool_call>", " ", "hermes"),
+        ('<tool_call>{"a": "', "\\", "hermes"),
+        ("", '<tool_call>{"a":', "hermes"),
+        ("{", '"a', "llama"),
+        ("", "{;", "llama"),
+        ("{};", ";", "llama"),
+        ("", "``` \n x", "fenced"),
+        ("", "```\n", "fenced"),
+        ("<search>", "<code></search", TAGS),
+    ],
+)
+def test_a_megabyte_of_the_worst_is_read_in_time(head: str, piece: str, format: Any) -> None:
+    text = head + piece * (1_000_000 // len(piece))
+    began = time.process_time()
+    assert len(parse(text, format)) <= MOST
+    assert time.process_time() - began < 3
 
 
 def test_any_text_is_read_without_an_exception() -> None:
