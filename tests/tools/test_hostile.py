@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import resource
 import site
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from temper.tools import sandbox
-from temper.tools.base import Result, Toolbox
+from temper.tools.base import Fault, Result, Toolbox
 from temper.tools.calls import parse
 from temper.tools.python import Python
 from tests.tools.conftest import processes, sandboxed
@@ -137,6 +139,61 @@ def test_ignoring_signals_does_not_help(run: Run) -> None:
     began = time.monotonic()
     assert run(code).outcome == "timeout"
     assert time.monotonic() - began < 5
+
+
+def test_the_run_keeps_its_place_in_the_schedule(run: Run, python: Python) -> None:
+    """Where the run's processes can be named, the call is refused whomever it is for."""
+    number = {"x86_64": 314, "aarch64": 274}[os.uname().machine]
+    idle = "struct.pack('IIQiIQQQ', 48, 5, 0, 0, 0, 0, 0, 0)"
+    own = python.server.report["processes"].startswith("own")
+    code = LIBC + f"import struct\nprint([libc.syscall({number}, pid, {idle}, 0) for pid in ({os.getpid()}, 0)])"
+    before = os.sched_getscheduler(0)
+    assert run(code).text == ("[-1, 0]" if own else "[-1, -1]")
+    assert os.sched_getscheduler(0) == before
+
+
+def test_memory_and_queues_that_the_run_shares_stay(run: Run) -> None:
+    """System V: they have no names that Landlock could hide, and a process of the same user may remove them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    memory, queue, turnstile = libc.shmget(0, 4096, 0o1600), libc.msgget(0, 0o1600), libc.semget(0, 1, 0o1600)
+    assert min(memory, queue, turnstile) >= 0
+    tries = (
+        f"libc.shmctl({memory}, 0, None), libc.msgctl({queue}, 0, None), libc.semctl({turnstile}, 0, 0), "
+        f"libc.msgsnd({queue}, ctypes.create_string_buffer(b'1' * 16), 8, 0o4000)"
+    )
+    try:
+        assert run(LIBC + f"print({tries})").text == "-1 -1 -1 -1"
+    finally:
+        left = libc.shmctl(memory, 0, None), libc.msgctl(queue, 0, None), libc.semctl(turnstile, 0, 0)
+    assert left == (0, 0, 0)
+
+
+def test_an_interpreter_dies_with_its_keeper(python: Python) -> None:
+    """However the keeper ends, and whatever the code asked the kernel for."""
+    tool = Python(seconds=5.0, persistent=True)
+    root = ""
+
+    async def play() -> None:
+        nonlocal root
+        async with Toolbox([tool]).episode() as box:
+            stays = LIBC + (
+                "import signal, time\nprint(libc.prctl(1, 0, 0, 0, 0), flush=True)\n"
+                "signal.pthread_sigmask(0, range(1, 65))\nwhile True: time.sleep(1)"
+            )
+            call = asyncio.ensure_future(box.tools["python"](code=stays))
+            await asyncio.sleep(0.5)
+            root, server = tool.server._root, tool.server.process
+            assert server is not None
+            os.kill(server.pid, 9)
+            with contextlib.suppress(Fault):
+                assert (await call).text.startswith("-1")
+
+    asyncio.run(play())
+    tool.close()
+    limit = time.monotonic() + 5
+    while (left := processes(root)) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert root and left == 0
 
 
 def test_endless_loop(run: Run) -> None:

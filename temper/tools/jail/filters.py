@@ -18,6 +18,8 @@ _CLONE3, _CLONE_THREAD = 435, 0x10000
 _OWNERS = {"fcntl": ((72, 25), (8, 15)), "ioctl": ((16, 29), (0x8901, 0x8902))}
 # Pairs of datagram sockets can send to any address; pairs of streams only to one another
 _SOCKETPAIR, _STREAM = (53, 199), 1
+# That the process dies with its keeper cannot be undone: prctl(PR_SET_PDEATHSIG)
+_PRCTL, _PDEATHSIG = (157, 167), 1
 _EPERM, _ENOSYS = 1, 38
 # name: (x86_64, aarch64); None where there is no such call; one number since Linux 5.1
 _REFUSED: dict[str, tuple[int | None, int | None] | int] = {
@@ -34,8 +36,9 @@ _REFUSED: dict[str, tuple[int | None, int | None] | int] = {
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
-    "memfd_create": (319, 279), "memfd_secret": 447, "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180),
+    "memfd_create": (319, 279), "memfd_secret": 447, "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195),
+    "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "semget": (64, 190),
+    "semop": (65, 193), "semtimedop": (220, 192), "semctl": (66, 191), "mq_open": (240, 180), "mq_unlink": (241, 181),
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
     "kexec_file_load": (320, 294), "reboot": (169, 142), "sethostname": (170, 161), "setdomainname": (171, 162),
     "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116),
@@ -46,8 +49,8 @@ _REFUSED: dict[str, tuple[int | None, int | None] | int] = {
 _REFUSED_WITHOUT_PIDS: dict[str, tuple[int | None, int | None] | int] = {
     "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "prlimit64": (302, 261), "sched_setaffinity": (203, 122),
-    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "get_robust_list": (274, 100), "process_mrelease": 448,
 }  # fmt: skip
 # Where the machine's files can be named: what Landlock does not cover
 _REFUSED_WITHOUT_VIEW: dict[str, tuple[int | None, int | None] | int] = {
@@ -78,12 +81,13 @@ def program(*, threads: bool, view: bool, pids: bool) -> bytes:
 
 
 def _by_argument(column: int) -> list[bytes]:
-    """Calls that are refused for some values of their second argument; each block ends the program."""
+    """Calls that are refused for some values of their first or second argument; each block ends the program."""
     code = [_equal(_SOCKETPAIR[column], 0, 5), _load(24), _and(0xF), _equal(_STREAM, 0, 1), _give(0x7FFF0000)]
     code += [_refuse(_EPERM)]
     for numbers, (one, other) in _OWNERS.values():
         code += [_equal(numbers[column], 0, 5), _load(24), _equal(one, 1, 0), _equal(other, 0, 1), _refuse(_EPERM)]
         code += [_give(0x7FFF0000)]
+    code += [_equal(_PRCTL[column], 0, 4), _load(16), _equal(_PDEATHSIG, 0, 1), _refuse(_EPERM), _give(0x7FFF0000)]
     return code
 
 
