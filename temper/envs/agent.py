@@ -42,8 +42,9 @@ class Agent:
     timeout  seconds of one attempt; then a command's whole process group is killed, and the key opens nothing more
     programs how many run at once
     judges   what the program returns (a command: the last line that it prints) is the reward
-    blame    an attempt that crashed or ran out of time is judged too, with reward 0 where the program judges; without
-             it such an attempt has no reward, and its outcome says why
+    blame    an attempt that crashed or ran out of time is judged too; without it such an attempt has no reward, and its
+             outcome says why. Where the policy has filled its own context it is always judged
+    lost     the reward of an attempt that failed and is judged, where the program judges: at most that of a loss
     follow   sample as the program asks (temperature, top_p, top_k), not as the run does
     cwd      where a command runs
 
@@ -56,6 +57,7 @@ class Agent:
     programs: int = 16
     judges: bool = False
     blame: bool = False
+    lost: float = 0.0
     follow: bool = False
     cwd: str | None = None
 
@@ -121,8 +123,8 @@ class Agent:
             reward = number(end.value)
             outcome = "ok" if reward is not None else "error: the agent returned no number"
         info = {"calls": len(session.calls), "chains": session.chains, "forks": session.chains - 1, "ended": outcome}
-        if self.blame and outcome != "ok":
-            outcome, reward = "ok", 0.0 if self.judges else None
+        if outcome == "context full" or (self.blame and outcome != "ok"):
+            outcome, reward = "ok", self.lost if self.judges else None
         record.judge(range(len(record.turns)), role=self.role, reward=reward, outcome=outcome, info=info)
 
     def _tell(self, end: End) -> None:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from temper.backends.base import ContextFull
-from temper.episode import Completion, Recorder
+from temper.episode import ENV, Completion, Recorder
 from temper.errors import UserError
 from temper.models.render import renderer_of
 from temper.policy import Seat
@@ -65,7 +65,8 @@ class Chat:
     def start(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> bool:
         """Render the beginning, or a fresh context in the middle of an episode. False when it leaves no room.
 
-        Raises Drop where that is so at once: then there is no policy's turn to judge.
+        Raises Drop where no policy has spoken in the episode: then the task is too long. What others have said may be
+        too long as well, and that is no reason to drop what they are judged by.
         """
         if tools:
             self.options["tools"] = tools
@@ -73,10 +74,11 @@ class Chat:
         text = self.render.text(self._messages, **self.options)
         ids = self.render.ids(text, first=True)
         if len(ids) >= self.longest:
-            if not self.said:
+            if all(t.author == ENV for t in self.record.turns):
                 raise Drop("prompt too long")
             self.finish = CONTEXT
             return False
+        self.finish = "" if self.finish == CONTEXT else self.finish  # a fresh context has room
         self._add(ids, -1, text, messages[-1:])
         return True
 

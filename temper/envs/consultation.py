@@ -19,7 +19,6 @@ from temper.envs.chat import Chat
 from temper.episode import Episode, Recorder
 from temper.errors import UserError
 from temper.policy import Seat
-from temper.request import Drop
 from temper.tasks.task import Task
 
 UNKNOWN = "Sorry, I do not know."
@@ -90,12 +89,13 @@ def _graded(said: str, reference: str) -> float:
 
 
 def grade(text: str) -> float:
-    """A judge model's grade: one whole number from 0 to 5 in its answer tags, or alone. Drop when there is none."""
+    """A judge model's grade: one whole number from 0 to 5 in its answer tags, or alone.
+
+    0 when there is none: what makes a judge fall silent must not be worth more than a bad grade.
+    """
     inside = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL) or [text]
     found = re.fullmatch(r"\s*([0-5])(?:\s*/\s*5)?\s*", inside[-1])
-    if found is None:
-        raise Drop("judge gave no grade from 0 to 5")
-    return float(found[1])
+    return float(found[1]) if found else 0.0
 
 
 @dataclass
@@ -179,17 +179,19 @@ class _Talk:
             return "repeated", p.repeated, SAID["repeated"]
         self.asked.append(action)
         reply = await self._replied(action)
+        if reply is None:
+            return "form", p.form, SAID["form"]
         return ("informative", p.informative, reply.text) if reply.known else ("unknown", p.unknown, UNKNOWN)
 
-    async def _replied(self, question: str) -> Reply:
+    async def _replied(self, question: str) -> Reply | None:
+        """None: the question is longer than the patient's context holds."""
         if self.patient is None:
             assert self.env.patient is not None
             return self.env.patient(self.task, question)
         prompt = PATIENT.format(unknown=UNKNOWN, case=self.task.info.get("case", ""), question=question)
-        self.patient.start([{"role": "user", "content": prompt}])
-        said = await self.patient.say()
+        said = await self.patient.say() if self.patient.start([{"role": "user", "content": prompt}]) else None
         if said is None:
-            raise Drop(f"patient: {self.patient.finish}")
+            return None
         text = said.text.rpartition("</think>")[2].strip()
         if self.env.faithful is not None:
             self.record.score(self.patient.members[-1], self.env.faithful(self.task, question, text))

@@ -47,7 +47,7 @@ class TextArena:
 
     Each player has a conversation in which the game, and through it the others, speak as the user. A task may name
     another game in info["game"], and options of it in info["options"]. How a game ended for a player is in its info:
-    "won", "lost", "drawn" or "illegal move"; a game that a full context or the limit stops is dropped, and counted.
+    "won", "lost", "drawn" or "illegal move"; "unfinished" where a full context or a limit stopped it.
 
     turns      most moves of a player; tokens: most that a player samples in all (0: no limit)
     fresh      a fresh context for every move, which shows the whole game (else only what is new)
@@ -55,7 +55,7 @@ class TextArena:
     move       the policy's text → the move
     options    of the game
     illegal    (offender's, others') rewards: then the first illegal move ends the game (None: as the game does)
-    unfinished everybody's reward for a game that a limit stops (None: it is dropped)
+    unfinished everybody's reward for a game that a limit stops: that of a loss, so that nobody gains by stalling
     """
 
     game: str = NIM
@@ -67,7 +67,7 @@ class TextArena:
     move: Callable[[str], str] = boxed
     options: Mapping[str, Any] = field(default_factory=dict)
     illegal: tuple[float, float] | None = None
-    unfinished: float | None = None
+    unfinished: float = -1.0
     writes = (REWARD,)
 
     @property
@@ -83,8 +83,6 @@ class TextArena:
         while not table.over:
             player, seen = table.look()
             text = await self._move(chats[player], [{"role": "user", "content": self.see(seen)}])
-            if text is None and self.unfinished is None:
-                raise Drop(f"game unfinished: {chats[player].finish}")
             if text is None:
                 break
             table.move(player, self.move(text))
@@ -156,9 +154,9 @@ class Table:
             scores = [self._price[end != "illegal move"] for end in ends]
         return scores, ends
 
-    def stopped(self, reward: float | None) -> tuple[list[float], list[str]]:
+    def stopped(self, reward: float) -> tuple[list[float], list[str]]:
         """The result of a game that a limit ended."""
-        return [float(reward or 0.0)] * len(self.illegal), ["unfinished"] * len(self.illegal)
+        return [reward] * len(self.illegal), ["unfinished"] * len(self.illegal)
 
     @contextmanager
     def _dealt(self) -> Iterator[None]:

@@ -8,7 +8,8 @@
     Workflow(pair, allocate, roles=("planner", "coder"))
 
 `allocate` turns the finished calls into rewards, one for each. Calls of one role in one turn are compared with one
-another over a request's attempts (`Trajectory.group`). An attempt that raises Drop leaves nothing behind.
+another over a request's attempts (`Trajectory.group`). An attempt that raises Drop leaves nothing behind. A role that
+is shown more than its context holds says nothing: what others wrote is no reason to drop what they are judged by.
 """
 
 from __future__ import annotations
@@ -57,14 +58,17 @@ class Desk:
         self.turn = 0
 
     async def ask(self, role: str, prompt: str, legal: Callable[[str], bool] = bool) -> Call:
-        """The role's answer to `prompt`, in a fresh context. `legal` judges the form of what follows the reasoning."""
+        """The role's answer to `prompt`, in a fresh context. `legal` judges the form of what follows the reasoning.
+
+        Where the prompt leaves no room the answer is empty, not legal, and no trajectory.
+        """
         chat = Chat(self.roles[role], self.record, turns=1)
-        chat.start([{"role": "user", "content": prompt}])
-        said = await chat.say()
-        if said is None:
-            raise Drop(f"{role}: {chat.finish}")
-        text = said.text.rpartition("</think>")[2].strip()
-        self.calls.append(Call(role, self.turn, text, chat, legal=said.finish == "stop" and legal(text)))
+        said = await chat.say() if chat.start([{"role": "user", "content": prompt}]) else None
+        if said is None and not any(c.chat.said for c in self.calls):
+            raise Drop("prompt too long")
+        text = said.text.rpartition("</think>")[2].strip() if said else ""
+        formed = said is not None and said.finish == "stop" and legal(text)
+        self.calls.append(Call(role, self.turn, text, chat, legal=formed))
         return self.calls[-1]
 
 
@@ -93,6 +97,8 @@ class Workflow:
         scores = [c.score for c in desk.calls if c.score is not None]
         info = {"final": scores[-1] if scores else 0.0, "turns": desk.turn + 1}
         for call, reward in zip(desk.calls, rewards):
+            if not call.chat.said:
+                continue
             form = 0.0 if call.legal else -1.0
             fields: dict[str, Any] = {"info": info, "group": f"turn {call.turn}" if call.turn else ""}
             if reward is not None:

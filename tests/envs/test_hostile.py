@@ -16,11 +16,14 @@ from temper.carrier import Batch
 from temper.envs.adapters.bfcl import Bfcl
 from temper.envs.adapters.openenv import _Invalid, _Session, action_of
 from temper.envs.chat import Chat
+from temper.envs.dialogue import Talk
+from temper.envs.simulated import SimulatedSearch
 from temper.envs.tools import ToolUse
+from temper.envs.workflow import Desk, Workflow
 from temper.episode import ENV, Episode, Recorder
 from temper.models.render import renderer_of
 from temper.models.tiny import tiny_tokenizer
-from temper.request import Env
+from temper.request import Drop, Env
 from temper.tasks.task import Task
 from temper.tools.base import Toolbox
 from temper.tools.calculator import Calculator
@@ -118,3 +121,46 @@ def test_what_functions_of_bfcl_say_of_themselves_is_text(family: str, role: str
         seen.append([i for i in ids if i in forbidden])
         assert tokenizer.decode(ids).replace("\\n", "\n").count(text) == 2
     assert seen[0] == seen[1] != []
+
+
+# nobody drops what it is losing --------------------------------------------------------------------------------------
+
+LONG = "bla " * 400
+
+
+def two(env: Env, context: int, *lines: str) -> dict[str, float | None]:
+    """Each role's reward; all have one list of lines, and little room."""
+    actor = Actor(tiny_tokenizer(), says(*lines), context=context)
+    roles = {r: seat(actor, r, max_tokens=400) for r in env.roles}  # type: ignore[attr-defined]
+    return {t.role: t.reward for t in asyncio.run(env.play(Task("t", "hi"), roles)).trajectories}
+
+
+def test_a_line_that_the_partner_cannot_read_ends_the_talk() -> None:
+    scores = lambda task, lines: {"solver": -1.0, "partner": 1.0} if len(lines) < 2 else {"solver": 1.0}  # noqa: E731
+    assert two(Talk(turns=2, scores=scores), 420, LONG, "yes") == {"solver": -1.0}
+
+
+def test_a_role_that_cannot_read_what_another_wrote_says_nothing() -> None:
+    heard: list[tuple[str, bool]] = []
+
+    async def pair(task: Task, desk: Desk) -> None:
+        plan = await desk.ask("planner", "Plan.")
+        code = await desk.ask("coder", f"Do as this says: {plan.text}")
+        heard.append((code.text, code.legal))
+        code.score = float(code.text == "2")
+
+    env = Workflow(pair, lambda calls: [calls[-1].score - 1.0 for _ in calls])
+    assert two(env, 420, LONG, "2") == {"planner": -2.0} and heard == [("", False)]  # cut off: no legal form either
+    assert two(env, 2000, "ab", "2") == {"planner": 0.0, "coder": 0.0}
+    with pytest.raises(Drop, match="prompt too long"):  # the task's own
+        two(env, 10, "ab")
+
+
+def test_a_simulator_that_cannot_read_the_query_finds_nothing() -> None:
+    lines = says(f"<search>{LONG[:360]}</search> so", "<answer>b</answer>")
+    seats = {
+        r: seat(Actor(tiny_tokenizer(), lines, context=n), r, max_tokens=400)
+        for r, n in (("solver", 2000), ("simulator", 300))
+    }
+    episode = asyncio.run(SimulatedSearch(None).play(Task("t", "say ab", "ab"), seats))
+    assert episode.trajectories[0].info["searches"] == 1

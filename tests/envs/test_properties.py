@@ -335,8 +335,8 @@ def test_a_game_ends_as_its_rules_say() -> None:
     assert ended("[0 2]", "[1 1]") == {"player-0": (-1.0, "lost", 0), "player-1": (1.0, "won", 0)}
     assert ended("[0 1]", "x", "<think>[0 2]</think>[0 1]", "[1 1]")["player-1"] == (-1.0, "lost", 1)
     assert ended("[0 1]", "x", "y") == {"player-0": (1.0, "won", 0), "player-1": (-1.0, "illegal move", 2)}
-    with pytest.raises(Drop, match="game unfinished: turn limit"):
-        ended("[0 1]", "[0 1]", turns=1)
+    assert ended("[0 1]", "[0 1]", turns=1) == {f"player-{n}": (-1.0, "unfinished", 0) for n in range(2)}
+    assert ended("[0 1]", "[0 1]", turns=1, unfinished=0.5)["player-0"] == (0.5, "unfinished", 0)
 
 
 @pytest.fixture(scope="module")

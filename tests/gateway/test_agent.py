@@ -121,7 +121,6 @@ FAILURES = [
     (exits, "error: SystemExit: 3"),
     (hang, "timeout"),
     (no_number, "error: the agent returned no number"),
-    (too_much, "context full"),
 ]
 
 
@@ -131,6 +130,13 @@ def test_failures_are_outcomes_and_no_scores(policy: Policy, program: Any, outco
     assert (t.reward, t.outcome) == (None, outcome)
     (t,) = play(Agent(program, judges=True, timeout=0.7, blame=True), policy).trajectories
     assert (t.reward, t.outcome, t.info["ended"]) == (0.0, "ok", outcome)
+
+
+def test_a_policy_that_fills_its_context_is_judged(policy: Policy) -> None:
+    (t,) = play(Agent(too_much, judges=True, timeout=5.0, lost=-1.0), policy).trajectories
+    assert (t.reward, t.outcome, t.info["ended"]) == (-1.0, "ok", "context full")
+    (t,) = play(Agent(too_much, timeout=5.0), policy).trajectories
+    assert (t.reward, t.outcome) == (None, "ok")
 
 
 def test_attempts_without_a_call_are_dropped(policy: Policy) -> None:

@@ -16,7 +16,6 @@ from temper.errors import UserError
 from temper.methods.environments.doctoragent_rl import doctoragent_rl
 from temper.models.tiny import tiny_tokenizer
 from temper.recipes.doctoragent_rl import doctoragent_rl as doctor_recipe
-from temper.request import Drop
 from temper.run import Run
 from temper.tasks.cases import SYMPTOMS, case, patient, shown_consultation
 from temper.tasks.task import Task
@@ -116,6 +115,18 @@ def test_a_patient_may_be_a_policy_that_sees_the_case_and_one_question() -> None
     assert episode.turns[doctor.turns[2]].text.startswith("Yes, I am so sorry to say.")
 
 
+def test_a_question_that_the_patient_cannot_read_has_no_form() -> None:
+    """It cannot end the consultation; the next question is heard."""
+
+    def seated(role: str, context: int, *lines: str) -> Any:
+        return seat(Actor(tiny_tokenizer(), says(*lines), context=context), role, max_tokens=2000)
+
+    env = Consultation(None, parse=plain, budget=(3, 3))
+    doctor = seated("doctor", 9000, f"{'bla ' * 400}?", "Cough?", RIGHT)
+    episode = asyncio.run(env.play(CASE, {"doctor": doctor, "patient": seated("patient", 600, "Yes.")}))
+    assert rewards(episode) == [-2.0, 1.0, 10.0]
+
+
 def test_a_trained_patient_is_paid_by_the_answer() -> None:
     episode = consult("Cough?", RIGHT, patient_says=("Yes.",), faithful=lambda task, q, a: float(a == "Yes."))
     assert rewards(episode, "patient") == [1.0]
@@ -127,8 +138,7 @@ def test_a_judge_model_may_grade_and_its_grade_is_a_whole_answer() -> None:
 
     assert rewards(consult(RIGHT, rubric=judge)) == [9.0]
     for bad in ("between 3 and 4", "<answer>I give 3</answer>", "7", ""):
-        with pytest.raises(Drop):
-            grade(bad)
+        assert grade(bad) == 0.0
 
 
 def test_words_are_compared_without_case_and_order_of_grading_is_by_overlap() -> None:
