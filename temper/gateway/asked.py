@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.gateway.errors import ApiError, invalid
+from temper.tools.base import nested
 
 MOST_CHOICES = 128
+DEEPEST = 100  # lists and objects of a body within one another
 ROLES = ("system", "developer", "user", "assistant", "tool")
 IGNORED = frozenset(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
@@ -62,6 +64,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """The body as a JSON object."""
     try:
         found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        if nested(found, DEEPEST):
+            raise RecursionError
         json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is not text
     except UnicodeDecodeError:
         raise ApiError(400, "the body is not UTF-8", code="invalid_json")
@@ -235,7 +239,7 @@ def arguments(text: str) -> Any:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return found if isinstance(found, dict) else text
+    return found if isinstance(found, dict) and not nested(found) else text
 
 
 def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -40,6 +40,20 @@ def alive(gateway: Gateway) -> bool:
     return status(raw(gateway, b"GET /health HTTP/1.0\r\n\r\n")) == 200
 
 
+def nest(deep: int) -> bytes:
+    """A tool whose parameters are nested so deep."""
+    function = b'{"name": "f", "parameters": ' + b'{"a":' * deep + b"1" + b"}" * deep + b"}"
+    return ASK[:-1] + b', "tools": [{"type": "function", "function": ' + function + b"}]}"
+
+
+def argued(deep: int) -> bytes:
+    """A history with a call whose arguments are."""
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a":' * deep + "1" + "}" * deep}}
+    said: list[dict[str, Any]] = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    user = json.loads(ASK)["messages"]
+    return json.dumps({"model": "toy", "messages": [*user, *said, *user]}).encode()
+
+
 CASES: dict[str, tuple[bytes, int]] = {
     "well formed": (post(ASK), 200),
     "not JSON": (post(b"{'model': 1}"), 400),
@@ -52,6 +66,8 @@ CASES: dict[str, tuple[bytes, int]] = {
     "half a surrogate pair": (post(SURROGATE), 400),
     "a noncharacter": (post(MARK), 200),
     "nested deeply": (post(DEEP), 400),
+    **{f"nested {n} deep": (post(nest(n)), 200 if n < 95 else 400) for n in (50, 96, 200, 450, 900)},
+    **{f"arguments {n} deep": (post(argued(n)), 200 if n < 60 else 400) for n in (50, 450, 900)},
     "10 MB": (post(b" " * 10_000_000), 413),
     "unknown path": (post(ASK, "/v1/embeddings"), 404),
     "a path outside": (b"GET /../../etc/passwd HTTP/1.0\r\n\r\n", 404),
@@ -78,9 +94,10 @@ CASES: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_hostile_bytes_get_an_answer(quick: Gateway, name: str) -> None:
+def test_hostile_bytes_get_an_answer(quick: Gateway, name: str, caplog: pytest.LogCaptureFixture) -> None:
     sent, expected = CASES[name]
     answer = raw(quick, sent)
+    assert not caplog.records
     assert status(answer) == expected, answer[:300]
     if expected >= 400:
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
