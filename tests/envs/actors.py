@@ -68,6 +68,8 @@ class Actor:
         if self.latency:
             await asyncio.sleep(random.Random(params.seed).random() * self.latency)
         new = self.render.ids(text)
+        if params.allowed is not None:
+            new = tuple(i for i in new[:1] if i in params.allowed) or params.allowed[:1]
         said = [*new, self.end][: params.max_tokens]
         stopped = next((n for n in range(1, len(new)) if any(s in self.raw.decode(new[:n]) for s in params.stop)), 0)
         said = said[: stopped or len(said)]
@@ -75,15 +77,23 @@ class Actor:
         finish = "stop" if stopped or said[-1] == self.end else "length"
         if isinstance(self.tokenizer, Guarded) and len(shown) > 3:
             self.tokenizer.said.add(shown)
-        self.answers.append(Completion(tuple(said), self._logp(ids, said), finish, text=shown))
+        logp = self._logp(ids, said, params.allowed)
+        self.answers.append(Completion(tuple(said), logp, finish, text=shown, allowed=params.allowed))
         return self.answers[-1]
 
-    def _logp(self, ids: Sequence[int], said: Sequence[int]) -> tuple[float, ...]:
+    def _logp(self, ids: Sequence[int], said: Sequence[int], allowed: Sequence[int] | None) -> tuple[float, ...]:
         if self.module is None:
             return (-1.0,) * len(said)
         with torch.no_grad():
             logits = self.module(torch.tensor([[*ids, *said]])).logits[0, len(ids) - 1 : -1]
-        return tuple(logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None]).squeeze(1).tolist())
+        return tuple(among(logits, allowed).log_softmax(-1).gather(1, torch.tensor(said)[:, None]).squeeze(1).tolist())
+
+
+def among(logits: torch.Tensor, allowed: Sequence[int] | None) -> torch.Tensor:
+    """Logits of the ids that may be sampled; −∞ of the others."""
+    if allowed is None:
+        return logits
+    return torch.full_like(logits, -torch.inf).index_copy(-1, torch.tensor(allowed), logits[..., list(allowed)])
 
 
 def seat(actor: Any, role: str = "solver", who: object = 0, max_tokens: int = 64) -> Seat:
