@@ -12,6 +12,8 @@ import pkgutil
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +21,32 @@ import pytest
 import torch
 
 import temper.envs
-from temper.backends.base import AdamW
-from temper.bridge import BEHAVIOUR
+from temper.backends.base import AdamW, SamplingParams
+from temper.bridge import BEHAVIOUR, to_episodes
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, LOGP, TOKEN
 from temper.envs.chat import CONTEXT, TURNS, Chat
 from temper.envs.games import TextArena
 from temper.envs.tools import ToolUse
-from temper.episode import ENV, Episode, Recorder, Turn
-from temper.loop import train
+from temper.episode import ENV, Completion, Episode, Recorder, Turn
+from temper.loop import collect, train
 from temper.models.render import renderer_of
 from temper.models.tiny import tiny_tokenizer
 from temper.objective import Update
+from temper.parts.curricula import Shuffled
 from temper.policy import Policy
 from temper.request import Drop
 from temper.run import Run
 from temper.tasks.task import Task
 from temper.tools.base import Fault, Result, Toolbox
+from temper.tools.python import Python
+from temper.tools.sandbox import isolation
 from tests.envs import scenes
 from tests.envs.actors import Actor, among, says, seat
 from tests.envs.scenes import MISSING, SCENES, Echo, Scene, call, play, short_game
 from tests.models import builders
 from tests.seams import toys
+from tests.tools.conftest import processes
 
 needs_textarena = pytest.mark.skipif(bool(MISSING["game"][1]), reason="needs textarena")
 
@@ -281,37 +287,71 @@ class Flaky:
             self.running -= 1
 
 
-def test_a_thousand_episodes_with_slow_and_broken_tools() -> None:
+class Told:
+    """A sampler that says three things to each task: runs Python, calls the slow tool, and is done."""
+
+    def __init__(self, real: Any, tokenizer: Any):
+        self.real, self.tokenizer, self.actor = real, tokenizer, Actor(tokenizer, lambda n: self.text, latency=0.01)
+        self.text, self.context, self.seen = "", 10_000, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def sample(self, ids: tuple[int, ...], params: SamplingParams) -> Completion:
+        said = self.tokenizer.decode(ids)
+        k, heard = said.partition("say ")[2].split("<")[0], said.count("<tool_response>")
+        code = json.dumps({"name": "python", "arguments": {"code": f"print({k} * 7)"}})
+        lines = (f"<tool_call>\n{code}\n</tool_call>", call(f"{k}-{self.seen[k]}"), f"done {k}")
+        self.seen[k] += heard == 1
+        self.text = lines[heard]
+        return await self.actor.sample(ids, params)
+
+
+@dataclass
+class ToldPolicy(Policy):
+    """A real policy, with the words of `Told`."""
+
+    def open(self, modules: Any = ()) -> None:
+        super().open(modules)
+        self.serve(Told(self.sampler, self.tokenizer))
+
+
+def test_a_thousand_episodes_of_a_run_with_slow_and_broken_tools(toy_model: str, tmp_path: Path) -> None:
     """No deadlock, no lost or doubled episode; what is left behind does not grow with their number."""
-    tool, n, words = Flaky(), 1000, says(*(call("#") for _ in range(3)), "done")
-    env = ToolUse(Toolbox([tool], timeout=0.3), turns=4)
-    tokenizer = tiny_tokenizer()
+    flaky, python, groups, attempts = Flaky(), Python(workers=3), 125, 8
+    if "unusable" in (report := isolation()):
+        pytest.skip(f"no sandbox on this machine: {report['unusable']}")
+    tasks = [Task(f"t{k}", f"say {k}", str(k)) for k in range(groups)]
+    policy = ToldPolicy("policy", toy_model, optimizer=AdamW(lr=1e-3))
+    env = ToolUse(Toolbox([flaky, python], timeout=0.3), turns=4)
+    run = Run(
+        env=env, curriculum=Shuffled(tasks, attempts), roles={"solver": policy}, groups=groups, steps=1,
+        on_group=[toys.ShareOf(), toys.CENTRED], updates=[Update(policy, [toys.POLICY_TERM])], out=tmp_path,
+        sampling=SamplingParams(max_tokens=100),
+    )  # fmt: skip
 
-    async def one(k: int) -> Episode | str:
-        actor = Actor(tokenizer, lambda i: words(i).replace("#", f"{k}-{i}").replace("done", f"done {k}"), latency=0.01)
-        try:
-            return await env.play(Task(f"t{k}", f"say {k}"), {"solver": seat(actor, who=k, max_tokens=200)})
-        except Drop as drop:
-            return drop.reason
+    async def everything() -> tuple[Batch, int]:
+        async with run.opened() as start, aclosing(collect(run, start)) as steps:
+            before = resident()
+            _, batch = await anext(steps)
+            assert flaky.running == 0 and resident() - before < 100_000_000
+            return batch, run.counts["dropped/tool fault"]
 
-    async def everything() -> list[Episode | str]:
-        played = await asyncio.wait_for(asyncio.gather(*map(one, range(n))), 60)
-        assert len(asyncio.all_tasks()) == 1 and tool.running == 0
-        return played
-
-    before = resident()
-    played = asyncio.run(everything())
-    assert resident() - before < 100_000_000
-    dropped = [k for k, e in enumerate(played) if isinstance(e, str)]
-    assert all(played[k] == "tool fault" for k in dropped) and 150 < len(dropped) < 400
-    checked = [check_one(k, e) for k, e in enumerate(played)]
-    assert len(tool.calls) == len(set(tool.calls)) and set(checked) == set(range(n)) - set(dropped) | {-1}
-    outcomes = sum(
-        (Counter(e.trajectories[0].info["outcomes"]) for e in played if isinstance(e, Episode)), Counter[str]()
-    )
-    assert sum(outcomes.values()) == 3 * (n - len(dropped)) and set(outcomes) == {"ok", "timeout", "tool error"}
-    assert sum(env.toolbox.counts.values()) == len(tool.calls)
-    del played
+    try:
+        batch, dropped = asyncio.run(asyncio.wait_for(everything(), 60))
+        assert processes(python.server._root) == 0
+    finally:
+        python.close()
+    played = to_episodes(batch)
+    assert len(played) + dropped == groups * attempts and 50 < dropped < 150
+    assert all(n <= attempts for n in Counter(e.task.id for e in played).values())
+    for e in played:
+        check_one(e)
+    assert len(flaky.calls) == len(set(flaky.calls)) == groups * attempts
+    outcomes = sum((Counter(t.info["outcomes"]) for e in played for t in e.trajectories), Counter[str]())
+    assert sum(outcomes.values()) == 2 * len(played) and set(outcomes) == {"ok", "timeout", "tool error"}
+    assert sum(env.toolbox.counts.values()) == 2 * groups * attempts
+    del played, e
     gc.collect()
     assert not [x for x in gc.get_objects() if type(x) in (Chat, Recorder, Episode)]
 
@@ -321,14 +361,12 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def check_one(k: int, e: Episode | str) -> int:
-    """The episode's number, or -1 where it was dropped."""
-    if isinstance(e, str):
-        return -1
-    assert e.task.id == f"t{k}" and len(e.turns) == 8 and e.turns[-1].text == f"done {k}"
-    heard = [t.text for t in e.turns if t.author == ENV and t.text.startswith("heard")]
-    assert all(h.startswith(f"heard {k}-") for h in heard)
-    return k
+def check_one(e: Episode) -> None:
+    """It heard what its own calls gave, and nobody else's."""
+    k = e.task.id[1:]
+    heard = [t.text for t in e.turns if t.author == ENV]
+    assert len(e.turns) == 6 and e.turns[-1].text == f"done {k}" and heard[1] == str(int(k) * 7)
+    assert not heard[2].startswith("heard") or heard[2].startswith(f"heard {k}-")
 
 
 def test_a_cancelled_crowd_leaves_nothing_running() -> None:
