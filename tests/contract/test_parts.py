@@ -105,6 +105,7 @@ EXAMPLES: dict[str, Callable[..., Any]] = {
     "budget.Budgeted": lambda: PARTS["budget.Budgeted"](toy_tasks(), 2, pool=2, probes=2, threshold=-9.0),
     "budget.NoProbe": lambda: PARTS["budget.NoProbe"](PARTS["signals.RewardVaries"]()),
     "budget.ProbeNorms": lambda model: PARTS["budget.ProbeNorms"](EXAMPLES["score_norms.GradientNorms"](model)),
+    "calls.CallCredit": lambda model: PARTS["calls.CallCredit"](opened(model)),
     "compression.Compress": lambda model: PARTS["compression.Compress"](
         opened(model), opened(model), [ToyReward()], right=0.0, start="", end="a", cues=("b",), sampling=SHORT
     ),
@@ -275,6 +276,15 @@ def check_step_group(part: Any) -> None:
     assert b[GROUP_KEY] == ["", "step"] and b.size(TRAJECTORY) == 3
 
 
+def check_call_credit(part: Any) -> None:
+    record = Recorder(Task("call", "?"))
+    text = '<tool_call>{"name": "f"}</tool_call>'
+    turn = record.sampled(Completion((1, 2), (-1.0, -1.0), text=text), record.add((1, 2)))
+    record.judge((0, turn), info={"calls": [{"turn": 0, "outcome": "ok"}]})
+    b = Batch.of([record.episode()])
+    check_stage(part, b.put(ADVANTAGE, torch.zeros(b.size(TOKEN))))
+
+
 def check_explore(part: Any) -> None:
     seat = Seat(part.env.role, part.policy, SHORT, 0, ())
     check_stage(part, Batch.of([asyncio.run(part.env.walk(toy_tasks()[0], seat, way)) for way in ("112", "22")]))
@@ -286,6 +296,7 @@ def check_tally(part: Any) -> None:
 
 SPECIAL: dict[str, Callable[[Any], None]] = {
     "budget.NoProbe": check_signal,
+    "calls.CallCredit": check_call_credit,
     "flows.Explore": check_explore,
     "kl.Adaptive": check_controller,
     "duels.Duel": check_probe,
