@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from temper.carrier import Batch
 from temper.columns import ADVANTAGE, AUTHOR, INFO, TOKEN, TRAJECTORY, TURN_TEXT, Column, floating
@@ -69,12 +68,6 @@ class CallCredit:
 
     def _rows(self, b: Batch, turn: int, start: int, end: int) -> tuple[int, int]:
         """The TOKEN rows that hold the characters [start, end) of a turn's text."""
-        row = int(torch.searchsorted(_turns(b), turn))
+        row = int(torch.searchsorted(b.structure.token_turn, turn))
         ids, tokenizer = b.turn_ids(turn), self.policy.tokenizer
         return row + before(ids, start, 0, tokenizer), row + min(len(ids), before(ids, end - 1, 0, tokenizer) + 1)
-
-
-def _turns(b: Batch) -> Tensor:
-    """The turn of each TOKEN row, in order."""
-    turns: Tensor = b.structure.token_turn
-    return turns
