@@ -436,10 +436,6 @@ class Whereabouts:
     ray: Ray = field(repr=False)
     plays = False
 
-    def due(self, step: int, steps: int) -> bool:
-        """It plays nothing: the run need not be quiet for it."""
-        return False
-
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
         import json
 

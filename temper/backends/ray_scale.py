@@ -35,14 +35,11 @@ class Scale:
     serving: Callable[[], list[tuple[Policy, RaySampler]]] = field(repr=False)
     room: Callable[[Policy, int], str] = field(repr=False)
     say: Callable[[str], None] = field(repr=False)
+    plays = False
 
     def __post_init__(self) -> None:
         self._wishes: dict[str, int] = {}
         self._changing: dict[str, asyncio.Task[None]] = {}
-
-    def due(self, step: int, steps: int) -> bool:
-        """It plays nothing: the run need not be quiet for it."""
-        return False
 
     async def __call__(self, run: Run, step: int) -> dict[str, float]:
         wish = taken(Path(run.out) / FILE) if run.out is not None else 0

@@ -159,13 +159,22 @@ def kind(annotation: ast.expr | None, module: Module | None = None) -> Any:
     """The type that an annotation names, also by a name for it in Temper, or a stand-in with its text."""
     if annotation is None:
         return str
-    if module is not None and isinstance(annotation, ast.Name) and annotation.id not in KINDS:
-        annotation = module.meaning(annotation.id) or annotation
+    if module is not None:
+        annotation = _meant(annotation, module)
     text = annotation.value if isinstance(annotation, ast.Constant) else ast.unparse(annotation)
     try:
         return eval(compile(str(text), "annotation", "eval"), {"__builtins__": {}}, dict(KINDS))
     except Exception:
         return type(str(text), (), {})
+
+
+def _meant(annotation: ast.expr, module: Module) -> ast.expr:
+    """The annotation, or the sides of its union, by what a name for a type stands for."""
+    if isinstance(annotation, ast.BinOp):
+        return ast.BinOp(_meant(annotation.left, module), annotation.op, _meant(annotation.right, module))
+    if isinstance(annotation, ast.Name) and annotation.id not in KINDS:
+        return module.meaning(annotation.id) or annotation
+    return annotation
 
 
 def _default(module: Module, node: ast.expr | None) -> Any:

@@ -263,13 +263,13 @@ def test_only_a_probe_that_plays_holds_up_what_is_played_for_training(toy_model:
 
 
 def test_a_run_on_ray_is_not_drained_at_every_step(toy_model: str) -> None:
-    """Its placement is looked at after every step, and plays nothing."""
+    """Its placement, and wishes for more samplers, are looked at after every step: that plays nothing."""
     pytest.importorskip("ray")
     from temper.backends.ray import Ray
 
     run = small(toy_model, steps=9, ahead=2, probes=[Evaluation(toys.TASKS[:2], 2, every=4)])
     Ray(samplers=2).place(run)
-    assert len(run.probes) == 2 and [step for step in range(10) if run._probed(step)] == [0, 4, 8, 9]
+    assert len(run.probes) == 3 and [step for step in range(10) if run._probed(step)] == [0, 4, 8, 9]
 
 
 def test_a_run_that_ends_cancels_what_is_in_flight(toy_model: str) -> None:

@@ -330,7 +330,7 @@ def test_wishes_are_taken_up_between_steps_and_the_last_one_counts(tmp_path: Pat
 
     async def go() -> None:
         scale = Scale(serving, lambda policy, more: room["why"] if more > 0 else "", said.append)
-        assert not scale.due(1, 9)  # the run does not become quiet for it
+        assert not scale.plays  # the run does not become quiet for it
         await scale(run, 0)
         assert not scale._changing
         wish(tmp_path, 4)
