@@ -21,6 +21,7 @@ from temper.recipes.zerosearch import asked
 from temper.rewards.load import Reward, rewards_from
 from temper.rewards.qa import AnswerReward
 from temper.run import Run
+from temper.sync import SYNC, Name
 from temper.tasks.knowledge import World, chains
 from temper.tasks.synthesis import synthesise
 from temper.tasks.task import Task
@@ -52,6 +53,7 @@ def asearcher(
     decoupled: bool = True,
     minibatches: int = 1,
     ahead: int = 4,
+    sync: Name = "resume",
     cold_start: int = 40,
     cold_start_lr: float = 2e-3,
     model: str = "temper-tiny",
@@ -84,7 +86,9 @@ def asearcher(
     cap            tokens with a higher π_learner/π_sampler are left out
     decoupled      clip against the learner's log-probs and correct for the sampler's; else clip against the sampler's
     minibatches    optimiser steps on each batch
-    ahead          how many updates old the weights that sampled a batch may be
+    ahead          how many updates old the weights that sampled a token may be
+    sync           how samplers with weights of their own (--backend ray) change them: blocking, delayed, staggered,
+                   episodes, or resume (calls are cut, and go on under the new weights)
     cold_start     steps of imitation before RL (0: none), for "world" only
     cold_start_lr  its learning rate
     groups         questions in a step
@@ -120,6 +124,7 @@ def asearcher(
         name="asearcher", train=train, held_out=measured, judges=[Rewards(judges)], model=model, steps=steps,
         groups=groups, attempts=attempts, lr=lr, max_tokens=max_tokens, ahead=ahead, seed=seed, **options,
     )  # fmt: skip
+    rl.sync = SYNC[sync]
     rl.threads = 1 if bundled else 0  # temper-tiny is too small for more
     return [*phases, rl]
 

@@ -12,7 +12,7 @@ import torch
 
 from temper.bridge import BEHAVIOUR
 from temper.carrier import Batch
-from temper.columns import ADVANTAGE, LOGP, REWARD, TOKEN
+from temper.columns import ADVANTAGE, LOGP, REWARD, TOKEN, VERSION
 from temper.envs.search import Research
 from temper.episode import Completion, Recorder
 from temper.errors import UserError
@@ -23,10 +23,15 @@ from temper.parts.ratios import TIS_WEIGHT, truncate
 from temper.policy import Policy
 from temper.recipes.asearcher import asearcher as recipe
 from temper.recipes.asearcher import says
-from temper.tasks.knowledge import World, chains
+from temper.simulate import Lognormal, World, simulate
+from temper.sync import SYNC
+from temper.tasks.knowledge import World as Knowledge
+from temper.tasks.knowledge import chains
 from temper.tasks.task import Task
 from temper.tools.search import Search
+from tests.asynchrony.parts import Ages
 from tests.envs.test_search import Library, play
+from tests.seams import toys
 
 
 def group(rewards: list[float], lengths: list[int] | None = None) -> Batch:
@@ -116,10 +121,10 @@ def test_the_environment_is_the_papers() -> None:
 def test_demonstrations_reach_the_answer_in_one_hop_and_in_two() -> None:
     pytest.importorskip("bm25s")
     shown = recipe(hops=(1, 2))[0]
-    engine = Search(World().pages(), top=1)
+    engine = Search(Knowledge().pages(), top=1)
     assert isinstance(shown.env.env.engine, Search) and shown.env.env.short == 12  # type: ignore[attr-defined]
     right = 0
-    for task in chains(World(), (1, 2))[:60]:
+    for task in chains(Knowledge(), (1, 2))[:60]:
         text, found = f"{task.prompt}\n", ""
         for _ in range(12):
             said = says(task, text)
@@ -161,8 +166,33 @@ def test_the_recipe_searches_in_ones_own_corpus(tmp_path: Path) -> None:
 
 
 def test_worlds_have_one_answer_to_every_chain() -> None:
-    world = World(20)
+    world = Knowledge(20)
     tasks = chains(world, (1, 2))
     assert len({t.id for t in tasks}) == len(tasks) and {t.source for t in tasks} == {"1-hop", "2-hop"}
     assert len(world.facts) == len([t for t in tasks if t.source == "1-hop"]) == 80
-    assert chains(World(20)) == chains(World(20)) != chains(World(20, seed=1))
+    assert chains(Knowledge(20)) == chains(Knowledge(20)) != chains(Knowledge(20, seed=1))
+
+
+def test_asynchronous_in_virtual_time(toy_model: str, tmp_path: Path) -> None:
+    """Samplers go on while a step is trained: sooner done, calls of one episode under several weights, none too old."""
+    pytest.importorskip("bm25s")
+    totals = []
+    for ahead in (0, 4):
+        run = recipe(
+            out=tmp_path / str(ahead), cold_start=0, model=toy_model, steps=7, groups=2, attempts=3, max_tokens=6,
+            turns=4, eval_tasks=0, ahead=ahead,
+        )[-1]  # fmt: skip
+        run.out, run.on_group = None, [toys.ShareOf(), *run.on_group[1:]]  # a random model finds nothing
+        ages = Ages(run.roles["solver"])
+        run.on_batch.append(ages)
+        assert run.sync == SYNC["resume"] and recipe(sync="episodes")[-1].sync == SYNC["episodes"]
+        totals.append(simulate(run, World(samplers=2, slots=3, token=1.0, train=0.1, tail=Lognormal(1.0))).total)
+        gaps = [max(g) for g in ages.gaps]
+        assert len(gaps) == 7 and max(gaps) <= ahead and (max(gaps) >= 2) == (ahead == 4)
+        played = [
+            {b[VERSION][u].item() for u in path if b[VERSION][u] >= 0}
+            for b in ages.batches
+            for path in b.structure.paths
+        ]
+        assert any(len(versions) > 1 for versions in played) == (ahead == 4)
+    assert totals[1] < 0.8 * totals[0], totals

@@ -6,8 +6,9 @@ Hook: env (search, access, answer; results are read in full, pages remembered sh
 call is well-formed, −0.5 for rejecting a valid question: `AnswerReward("set", -0.5)`), advantage, loss (decoupled PPO),
 signal.
 Claim: QwQ-32B gains 46.7 % (xBench) and 20.8 % (GAIA) Avg@4; calls exceed 40.
-Left out: asynchronous rollout itself. `Run.ahead = 4` samples with weights up to 4 updates old, in a fixed order; whole
-episodes are of one version.
+Asynchronous rollout is the run's: `Run.ahead = 4` lets weights up to 4 updates old sample, `Run.sync` says how samplers
+that go on meanwhile change theirs (docs/how-to-async.md). Every token keeps the version and the log-prob that it was
+sampled under. One local sampler shares the learner's weights: its episodes are of one version each, in a fixed order.
 Deviations: the sheet's "capped at 5" is a mask in the code: tokens with π_prox/π_behaviour above 5 are left out. The
 code whitens advantages over the tokens of the batch after the scale (10) and the bias (−0.5), which cancels both, up to
 its clip at ±20; `whiten=False` shows them. Search results stay in full in later contexts, pages do not. Whether a
