@@ -25,7 +25,7 @@ test: $(TEST)
 
 adapters: $(ADAPTERS)
 	$(VENV)/adapters/bin/python -m pytest tests/envs/adapters tests/contract/test_recipes.py \
-		-k "verifiers or tasksets or openenv"
+		-k "verifiers or tasksets or openenv or trl_beside"
 
 vllm: $(VLLM)
 	$(VENV)/vllm/bin/python -m pytest tests/backends/test_vllm*.py tests/backends/test_ray_vllm.py

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,3 +39,13 @@ def _answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+@contextlib.contextmanager
+def openenv_template(folder: Path) -> Iterator[int]:
+    """The port of the environment that `openenv init` writes, of the package openenv: an echo, 0.1 for each letter."""
+    init = [sys.executable, "-m", "openenv.cli", "init", "echo_words", "--output-dir", str(folder)]
+    subprocess.run(init, check=True, env={**os.environ, "PATH": ""}, stdout=subprocess.DEVNULL)  # no uv: no downloads
+    app = [sys.executable, "-m", "uvicorn", "server.app:app", "--log-level", "error", "--port"]
+    with served(lambda port: [*app, str(port)], folder / "echo_words") as port:
+        yield port

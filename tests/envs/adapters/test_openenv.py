@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -28,34 +24,15 @@ from temper.models.tiny import tiny_tokenizer
 from temper.testing import check_env
 from tests.envs.adapters.openenv_server import GameClient, Guess, Seen
 from tests.envs.adapters.plays import HOSTILE, Clock, call, ended, heard, play, plays
+from tests.envs.adapters.servers import openenv_template, served
 
 SERVER = [sys.executable, str(Path(__file__).parent / "openenv_server.py")]
 
 
-def served(port: int) -> subprocess.Popen[bytes]:
-    """A server that answers."""
-    process = subprocess.Popen([*SERVER, str(port)], env={**os.environ, "ENABLE_WEB_INTERFACE": "false"})
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                f"http://127.0.0.1:{port}/health", timeout=1
-            ):
-                return process
-        except OSError:
-            time.sleep(0.1)
-    process.kill()
-    raise RuntimeError("the server does not start")
-
-
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    process = served(number)
-    yield number
-    process.kill()
+    with served(lambda port: [*SERVER, str(port)]) as number:
+        yield number
 
 
 def game(port: int, **options: Any) -> OpenEnv:
@@ -117,6 +94,22 @@ def test_actions_and_observations() -> None:
     assert (
         shown(Seen(text="hi", reward=1.0)) == "hi" and shown({"a": 1, "done": True}) == '{"a": 1}' and shown(7) == "7"
     )
+
+
+def test_the_environment_that_openenv_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `openenv init` writes, server and client, as it is."""
+    with openenv_template(tmp_path) as number:
+        monkeypatch.syspath_prepend(str(tmp_path))
+        from echo_words import EchoWordsEnv  # type: ignore[import-not-found]
+
+        env = OpenEnv(partial(EchoWordsEnv, base_url=f"http://127.0.0.1:{number}"), turns=3, attempts=1, timeout=10.0)
+        lines = ("<think>three letters</think> abc", "four", "seven 7")
+        episodes = plays(env, env.tasks("Say something.", n=2), *lines, guarded=False)  # it quotes the policy
+        assert [ended(e) for e in episodes] == [(pytest.approx(0.3 + 0.4 + 0.7), "ok")] * 2
+        seen = [json.loads(text.removeprefix("Say something.\n\n")) for text in heard(episodes[0])]
+        said = [s["echoed_message"] for s in seen]
+        assert said == ["Echo Words environment ready!", "abc", "four"]
+        assert [s["message_length"] for s in seen] == [0, 3, 4]
 
 
 # where it goes wrong --------------------------------------------------------------------------------------------------

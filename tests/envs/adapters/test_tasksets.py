@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -16,6 +17,7 @@ from temper.episode import Episode
 from temper.errors import UserError
 from temper.models.tiny import tiny_tokenizer
 from tests.envs.adapters.plays import Clock, ended, heard, play, plays
+from tests.envs.adapters.servers import openenv_template
 
 WORDS = """
     import asyncio
@@ -87,6 +89,20 @@ def test_an_environment_that_talks() -> None:
     episode = play(env, env.tasks()[0], "cd", "ab")
     assert ended(episode) == (2.0, "ok") and heard(episode) == ["say ab", "And again."]
     assert isinstance(episode, Episode) and episode.trajectories[0].info["chains"] == 1
+
+
+def test_a_task_set_that_verifiers_ships(tmp_path: Path) -> None:
+    """verifiers' own `openenv` task set, on the environment that the package openenv writes: nothing of it is ours."""
+    pytest.importorskip("openenv")
+    with openenv_template(tmp_path) as port:
+        config = {"base_url": f"http://127.0.0.1:{port}", "resets": [{}, {"seed": 3}]}
+        env = Taskset("openenv", config, env={"player": {"max_turns": 2}}, episodes=1, timeout=20.0)
+        episodes = plays(env, env.tasks(), "abc", '{"message": "four"}', guarded=False)  # it quotes the policy
+    assert [ended(e) for e in episodes] == [(pytest.approx(0.3 + 0.4), "ok")] * 2
+    first, second, *_ = map(json.loads, heard(episodes[1]))
+    assert first["observation"]["echoed_message"] == "Echo Words environment ready!"
+    assert second["observation"]["echoed_message"] == "abc" and second["observation"]["message_length"] == 3
+    assert first["action_schema"]["required"] == ["message"]
 
 
 def test_rewards_that_fail() -> None:
