@@ -16,7 +16,7 @@ def arm(recipe: Callable[..., Any], slug: str, **options: Any) -> Arm:
 
     def measured(seed: int, folder: Path) -> dict[str, float]:
         out = KEPT / slug / "shared"
-        _begin(recipe, out)
+        begin(recipe, out)
         return trained(lambda **given: recipe(out=out, **given)[-1], seed, folder, **options)
 
     return measured
@@ -32,7 +32,7 @@ def began(slug: str, arm: str) -> Arm:
     return measured
 
 
-def _begin(recipe: Callable[..., Any], out: Path) -> None:
+def begin(recipe: Callable[..., Any], out: Path) -> None:
     """Train the first phase, where nobody has."""
     from temper.loop import train
 

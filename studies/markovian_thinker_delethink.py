@@ -34,7 +34,7 @@ from temper.tasks.task import Task
 
 SLUG = "markovian-thinker-delethink"
 TERMS = 8
-WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1)}
+WAYS = {"chunks": Chunked(16, 8, 1, 6), "one chunk": Chunked(16, 8, 1, 1), "full context": Chunked(56, 8, 1, 1)}
 SIZES = {"steps": 15, "groups": 10, "attempts": 8, "lr": 3e-4, "eval_attempts": 2, "save_every": 0}
 COLD = {"steps": 320, "groups": 24, "lr": 1e-3}  # of the supervised start
 
@@ -101,6 +101,7 @@ def arm(way: str) -> Callable[[int, Path], dict[str, float]]:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         first, last = lines[0], lines[-1]
         found = {"pass@1": last["eval/pass@1"], "before": first["eval/pass@1"]}
+        found["gain"] = found["pass@1"] - found["before"]
         return {**found, "trace": last["env/trace"], "chunks": last["env/chunks"]}
 
     return run
@@ -129,7 +130,12 @@ CHECK = Check(
     f"alone no chunk is continued rightly, and nothing is learned), then {SIZES['steps']} steps of "
     f"{SIZES['groups']} groups × {SIZES['attempts']}. pass@1 on 80 held-out sums × 2. Corrupted: every carried "
     "digit is replaced by another. The arm with the full context was not run to the end.",
-    arms={"chunks": arm("chunks"), "one chunk": arm("one chunk"), "corrupted carry": corrupted},
+    arms={
+        "chunks": arm("chunks"),
+        "one chunk": arm("one chunk"),
+        "full context": arm("full context"),
+        "corrupted carry": corrupted,
+    },
     measures=[
         Measure("pass@1", "chunks", "one chunk", "pass@1, chunks against one chunk of that context"),
         Measure("pass@1", "corrupted carry", "chunks", "pass@1 with a corrupted carry, against its own", lower=True),
