@@ -152,9 +152,16 @@ def test_an_environment_that_trl_ships(arithmetic: str, tmp_path: Path, answer: 
 
     spec, lines = OpenRewardSpec(arithmetic), (call("answer", answer=answer), "Done.")
     rows = spec.train_dataset.to_list()
-    given: dict[str, Any] = {"environment_factory": spec.environment_factory, "reward_funcs": spec.reward_funcs}
-    theirs = by_trl(tmp_path, rows * 2, *lines, **given)
-    env = Trl(spec.environment_factory, reward_funcs=[spec.reward_funcs])
+    made: list[Any] = []
+
+    def factory() -> Any:
+        made.append(spec.environment_factory())
+        return made[-1]
+
+    theirs = by_trl(tmp_path, rows * 2, *lines, environment_factory=factory, reward_funcs=spec.reward_funcs)
+    env = Trl(factory, reward_funcs=[spec.reward_funcs])
     mine = by_temper(env, env.tasks(rows)[0], *lines)
+    for e in made:
+        e._close()  # else their sessions ping the server after its end
     assert described(mine) == described(theirs) and list(theirs["rewards"].values()) == [reward]
     assert [m["content"] for m in theirs["messages"] if m["role"] == "tool"] == ["Correct!" if reward else "Wrong!"]
