@@ -55,8 +55,8 @@ CHECK = Check(
     "tokens, one compaction makes exactly two, log-probs stay with their tokens, an episode of two chains counts once. "
     "`tests/methods/test_asearcher.py`: advantage, decoupled loss and behaviour weight by hand; with samplers of "
     "their own, weights change in the middle of an episode and no token is more than 4 updates old.",
-    note="Neither loss learns here: after 24 steps both arms are about where the cold start was, and their difference is "
-    "smaller than that between seeds. At this learning rate four updates change the policy so little (the mean "
+    note="Neither loss learns here: after 24 steps both arms are about where the cold start was, and their difference "
+    "is smaller than that between seeds. At this learning rate four updates change the policy so little (the mean "
     "importance weight stays above 0.98) that the two losses hardly differ, so the paper's ordering is neither shown "
     "nor excluded. Chosen after two pilots of the decoupled arm with other seeds: at 5e-4 the reward rose for 12 steps "
     "and then fell to 0.25, with pass@1 0.01 at the end and a mean weight of 0.76; at 2e-4 it was steady.",

@@ -50,11 +50,11 @@ CHECK = Check(
     "two parameters; swapped dependent steps leave the later one unmatched; one perfect call of three is 1 and 1/3), "
     "recurring names, failed references, calls that cannot be read or never ran.",
     note="The sum of both parts ends above where it began in each seed (0.12 to 0.19 on the mean) and above the atomic "
-    "part alone (0.07) in each seed, but three seeds leave both intervals open, and the orchestration part alone (0.18) "
-    "and the exact match (0.17) are as good. Clear is only that an arm without the atomic part learns its calls less "
-    "well. Chosen after two pilots of the graduated arm with other seeds: from 16 steps of cold start, with one "
-    "distractor and a learning rate of 5e-4, the policy stopped to call; from 20, without distractors and with 1e-4, it "
-    "was steady.",
+    "part alone (0.07) in each seed, but three seeds leave both intervals open, and the orchestration part alone "
+    "(0.18) and the exact match (0.17) are as good. Clear is only that an arm without the atomic part learns its "
+    "calls less well. Chosen after two pilots of the graduated arm with other seeds: from 16 steps of cold start, "
+    "with one distractor and a learning rate of 5e-4, the policy stopped to call; from 20, without distractors and "
+    "with 1e-4, it was steady.",
 )
 
 if __name__ == "__main__":
