@@ -28,6 +28,7 @@ from temper.cli.scale import scale
 from temper.errors import UserError
 from temper.loop import train
 from temper.policy import Policy
+from temper.request import plays
 from temper.supervision import IN_PLACE, SKIP, Faults
 from tests.faults import Network
 
@@ -174,7 +175,7 @@ def test_a_run_is_scaled_from_outside_and_stays_the_same(cluster: Any, exact_mod
     assert there.supervisor.events == []
     who = [w["who"] for w in json.loads((tmp_path / "scaled/placement.json").read_text())]
     assert who == ["learner of 'policy' 0", "sampler of 'policy' 0"]  # the first stayed
-    assert not any(getattr(p, "due", lambda *_: True)(1, 4) for p in run.probes[:-1])  # nobody falls silent for them
+    assert not any(plays(p, 1, 4) for p in run.probes[:-1])  # nobody falls silent for them
 
 
 def test_a_learner_on_a_machine_without_the_scratch_folder_is_named(

@@ -136,8 +136,14 @@ def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch
     fake(monkeypatch, "import time; time.sleep(60)")
     started: list[subprocess.Popen[bytes]] = []
     start = runs._start
-    monkeypatch.setattr(runs, "_start", lambda *a: started.append(start(*a)) or started[-1])
-    threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT)).start()
+
+    def watched(*a: Any) -> Any:
+        started.append(start(*a))
+        if len(started) == 2:
+            threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT)).start()
+        return started[-1]
+
+    monkeypatch.setattr(runs, "_start", watched)
     with pytest.raises(KeyboardInterrupt):
         runs.train(runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET), 2, print)
     assert len(started) == 2 and all(p.poll() is not None for p in started)
