@@ -70,7 +70,7 @@ CHECK = Check(
     note="Times as fast as colocated: 0.97 streamed at S = 0, 1.42 at S = 1, 1.64 at S = 2. A colocated step takes 5.4 "
     "virtual seconds here and loses nothing to switching; if switching took 0.9 s of it, S = 0 would reach 1.12, and "
     "1.76 takes 1.3 s against S = 1 and 0.4 s against S = 2. The slowest answer of a step sets its time: samplers are "
-    "idle for four fifths.",
+    "idle for 62 to 87 % of it.",
 )
 
 
