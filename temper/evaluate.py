@@ -117,7 +117,7 @@ class Evaluation:
             }
             run.counts, run.env = counts, env
         self.failed = failures(groups)
-        parts = next((s.parts for s in stages if hasattr(s, "parts")), ())
+        parts = next((s.decided_by for s in stages if hasattr(s, "decided_by")), ())
         return [answers_of(_of_role(g, self.role), t, self.attempts, parts) for g, t in zip(groups, self.tasks)]
 
     def comparison(self) -> dict[str, Any]:

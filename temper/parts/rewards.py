@@ -92,8 +92,8 @@ class Rewards:
         return (REWARD, *(REWARD.of(n) for n in self._names), OUTCOME)
 
     @property
-    def parts(self) -> tuple[Column, ...]:
-        """What each function says, in order."""
+    def decided_by(self) -> tuple[Column, ...]:
+        """What each function says, in order: the first that applies says what passes."""
         return tuple(REWARD.of(r.name) for r in self._rewards)
 
     @property

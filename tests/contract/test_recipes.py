@@ -204,8 +204,9 @@ def other(o: Option, default: Any) -> Any:
     if o.name in TEXTS:
         return TWO.get(o.name, TEXTS[o.name]) if o.recipe in OWN else TEXTS[o.name]
     kinds = typing.get_args(o.type) or (o.type,)
-    if typing.get_origin(o.type) is typing.Literal:
-        return next(k for k in kinds if k != default)
+    for kind in (o.type, *kinds):
+        if typing.get_origin(kind) is typing.Literal:
+            return next(k for k in reversed(typing.get_args(kind)) if k != default)
     for kind, value in ((bool, not default), (float, 0.4375), (int, 5), (int, 4)):
         if kind in kinds and default != value:
             return tuple(v + 1 for v in default) if isinstance(default, tuple) else value

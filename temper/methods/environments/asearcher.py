@@ -13,6 +13,7 @@ Deviations: the sheet's "capped at 5" is a mask in the code: tokens with π_prox
 code whitens advantages over the tokens of the batch after the scale (10) and the bias (−0.5), which cancels both, up to
 its clip at ±20; `whiten=False` shows them. Search results stay in full in later contexts, pages do not. Whether a
 prompt says that its question is valid is drawn by the task, once for good. The prompt is our own.
+Left out: nothing else.
 """
 
 from __future__ import annotations
