@@ -144,8 +144,12 @@ def test_an_interrupted_comparison_leaves_no_process(tmp_path: Path, monkeypatch
         return started[-1]
 
     monkeypatch.setattr(runs, "_start", watched)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET), 2, print)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(runs.jobs(arms.arms_of(["a: grpo", "b: rloo"]), range(1), tmp_path, BUDGET), 2, print)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(started) == 2 and all(p.poll() is not None for p in started)
 
 
