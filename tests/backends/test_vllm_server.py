@@ -129,6 +129,9 @@ def test_a_push_in_the_middle_of_answers(sampler: ServedSampler) -> None:
     late = many(sampler, *requests)
     assert any(a.versions for a in mixed)  # each says which token is of which weights
     for a, b, c in zip(mixed, pure, late):
+        if a.version == 9:  # on a slow machine it may not have begun by then
+            assert a.versions is None and a.ids == c.ids
+            continue
         assert a.version == b.version != c.version == 9
         same = (a.versions or (a.version,) * 200).count(a.version)
         assert a.ids[:same] == b.ids[:same] and a.logp[:same] == pytest.approx(b.logp[:same], abs=1e-4)
