@@ -1,6 +1,6 @@
 """How much faster a step is when sampling and training overlap in real processes, and where the cores cap it.
 
-    python -m studies.overlap [--steps 25] [--seeds 3]        (a quiet machine: it measures wall seconds)
+    python -m studies.overlap [--steps 12] [--seeds 3]        (a quiet machine: it measures wall seconds)
 
 The same recipe four times: in one process, and with its sampler and its learner as two of Ray's actors, at staleness
 0, 1 and 2. One thread a process. While they overlap a step cannot take less than the slower of the two, so that the
@@ -36,7 +36,7 @@ WARM, LATE = 4, 5  # steps before the first that counts; the last steps, whose r
 
 
 def words(steps: int, seed: int) -> list[str]:
-    return ["run", "relax", "--steps", str(steps), "--groups", "16", "--attempts", "8", "--eval-tasks", "0", "--seed",
+    return ["run", "relax", "--steps", str(steps), "--groups", "48", "--attempts", "8", "--eval-tasks", "0", "--seed",
             str(seed), "--threads", "1", "--save-every", "0"]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _with_range(values: list[float], sign: str = "") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=STORED)
     asked = parser.parse_args()
